@@ -1,0 +1,69 @@
+"""The one representation of data in Cascade: polars frames with fixed schemas.
+
+A batch of queries is a frame, and one online query is a frame of one row. Extra (metadata) columns are welcome
+everywhere and pass through untouched.
+"""
+
+from collections.abc import Mapping
+from typing import TypeAlias
+
+import polars as pl
+
+from retrieval.errors import InputError
+
+Schema: TypeAlias = Mapping[str, type[pl.DataType]]
+
+QUERIES: Schema = {"qid": pl.String, "query": pl.String}
+DOCS: Schema = {"docid": pl.String, "title": pl.String, "text": pl.String}
+QRELS: Schema = {"qid": pl.String, "docid": pl.String, "relevance": pl.Int32}
+SCORED: Schema = {"qid": pl.String, "docid": pl.String, "score": pl.Float32}
+RUN: Schema = {**SCORED, "rank": pl.Int32}
+PAIRS: Schema = {"qid": pl.String, "docid": pl.String}
+
+
+def check(frame: pl.DataFrame, schema: Schema, name: str) -> pl.DataFrame:
+    """Return `frame` when it has every column of `schema` with its type and no null in them.
+
+    Raises InputError naming `name`, the columns needed and those found.
+    """
+    missing = [column for column in schema if column not in frame.columns]
+    if missing:
+        raise InputError(f"{name}: needs the columns {', '.join(schema)}; found {', '.join(frame.columns) or 'none'}")
+    for column, dtype in schema.items():
+        if frame.schema[column] != dtype:
+            raise InputError(f"{name}: column {column} must be {dtype.__name__}, found {frame.schema[column]}")
+        if frame[column].null_count():
+            raise InputError(f"{name}: column {column} has {frame[column].null_count()} null values")
+    return frame
+
+
+def empty(schema: Schema) -> pl.DataFrame:
+    """A frame of no rows with `schema`."""
+    return pl.DataFrame(schema=dict(schema))
+
+
+def ranked(scored: pl.DataFrame, depth: int | None = None) -> pl.DataFrame:
+    """Rank `scored` (qid, docid, score) into a RUN: the only sort in Cascade.
+
+    Score descending, ties by docid descending (trec_eval's rule), ranks from 1, at most `depth` rows a query; extra
+    columns are kept. Queries stay in the order in which they first appear.
+
+    Raises InputError for a NaN score and for a (qid, docid) that appears twice.
+    """
+    check(scored, SCORED, "scores to rank")
+    if scored["score"].is_nan().any():
+        row = scored.filter(pl.col("score").is_nan()).row(0, named=True)
+        raise InputError(f"the score of query {row['qid']!r}, document {row['docid']!r} is NaN; scores must be numbers")
+    if scored.select("qid", "docid").is_duplicated().any():
+        row = scored.filter(scored.select("qid", "docid").is_duplicated()).row(0, named=True)
+        raise InputError(f"document {row['docid']!r} appears twice for query {row['qid']!r}")
+    first_seen = scored.lazy().with_row_index("_row").with_columns(_query=pl.col("_row").min().over("qid"))
+    run = (
+        first_seen.sort("_query", "score", "docid", descending=[False, True, True])
+        .with_columns(rank=pl.int_range(1, pl.len() + 1, dtype=pl.Int32).over("qid"))
+        .drop("_row", "_query")
+    )
+    if depth is not None:
+        run = run.filter(pl.col("rank") <= depth)
+    return run.collect()
+
