@@ -9,7 +9,6 @@ Readers take no lock. A reader resolves `current` once and then keeps to that fo
 it stays whole for as long as the reader wants it.
 """
 
-import itertools
 import json
 import logging
 import os
@@ -19,7 +18,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import cast
 
 from pipeline.durable import (
     JSON,
@@ -100,15 +98,15 @@ def publish(
     that was current then stays.
     """
     sources = _sources(files)
-    fingerprint(dict(manifest), "the manifest's metadata")
+    metadata = _plain(manifest)
     with _alone(home) as bundles:
         aside = bundles / ".tmp-publish"
         remove(aside)
         try:
             with writing("the search bundle", bundles):
-                content = _write_aside(aside, name, sources, manifest, on_step)
+                content = _write_aside(aside, name, sources, metadata, on_step)
                 folder = _settle(aside, bundles, f"{_slug(name)}-{content[:12]}", content)
-                on_step("renamed")
+                on_step("settled")
                 _swap(home, folder, on_step)
         finally:
             remove(aside)
@@ -125,11 +123,10 @@ def open_bundle(home_or_path: Path) -> Bundle:
     Raises InputError when nothing is published yet, IntegrityError naming the file that is truncated, altered, missing
     or not part of the bundle, and what to do.
     """
-    current = home_or_path / "current"
-    if os.path.lexists(current):
-        return _read(current)
-    if (home_or_path / MANIFEST).exists() or home_or_path.resolve().parent.name == "bundles":
+    if os.path.lexists(home_or_path / MANIFEST):
         return _read(home_or_path)
+    if os.path.lexists(home_or_path / "current"):
+        return _read(home_or_path / "current")
     raise InputError(f"no search bundle in {home_or_path} yet; `cascade run pydocs` publishes one")
 
 
@@ -146,8 +143,8 @@ def make_current(home: Path, bundle: Path) -> None:
     folder = bundle.resolve()
     if folder.parent != (home / "bundles").resolve():
         raise InputError(f"{bundle}: is not a bundle of {home}; name a folder in {home / 'bundles'}")
-    verify(folder)
     with _alone(home):
+        verify(folder)
         _swap(home, folder, _ignore)
 
 
@@ -156,12 +153,13 @@ def rollback(home: Path) -> Path:
 
     Raises InputError when there is no previous bundle, IntegrityError (current stays) when it is not whole.
     """
-    previous = home / "previous"
-    if not previous.is_symlink() or previous.resolve() == (home / "current").resolve():
-        raise InputError(f"no previous search bundle in {home} to go back to")
-    folder = previous.resolve()
-    make_current(home, folder)
-    return folder
+    with _alone(home):
+        folder = (home / "previous").resolve()
+        if not (home / "previous").is_symlink() or folder == (home / "current").resolve():
+            raise InputError(f"no previous search bundle in {home} to go back to")
+        verify(folder)
+        _swap(home, folder, _ignore)
+        return folder
 
 
 @contextmanager
@@ -222,16 +220,16 @@ def _settle(aside: Path, bundles: Path, stem: str, content: str) -> Path:
 
     A damaged one of that name is left as it is, for a reader may hold it: the new folder gets a number.
     """
-    for number in itertools.count(1):
-        folder = bundles / (stem if number == 1 else f"{stem}-{number}")
-        if not os.path.lexists(folder):
-            os.rename(aside, folder)
-            sync(bundles)
-            return folder
+    folder, number = bundles / stem, 1
+    while os.path.lexists(folder):
         kept = _read_if_whole(folder)
         if kept is not None and kept.fingerprint == content:
             return folder
-    raise AssertionError("unreachable: the numbers do not end")
+        number += 1
+        folder = bundles / f"{stem}-{number}"
+    os.rename(aside, folder)
+    sync(bundles)
+    return folder
 
 
 def _swap(home: Path, folder: Path, on_step: Callable[[str], None]) -> None:
@@ -242,7 +240,7 @@ def _swap(home: Path, folder: Path, on_step: Callable[[str], None]) -> None:
     if current.is_symlink() and _read_if_whole(current) is not None:
         swap_link(home / "previous", os.readlink(current))
         on_step("previous swapped")
-    swap_link(current, f"bundles/{folder.name}")
+    swap_link(current, os.path.relpath(folder.resolve(), home.resolve()))
     on_step("current swapped")
 
 
@@ -255,7 +253,7 @@ def _read_if_whole(folder: Path) -> Bundle | None:
 
 
 def _read(link: Path) -> Bundle:
-    """Verify the bundle that `link` is or points to now, and return it; IntegrityError says what is wrong and what to do."""
+    """Verify and return the bundle that `link` is or points to now; IntegrityError says what to do."""
     folder = link.resolve()
     try:
         if not folder.is_dir():
@@ -284,14 +282,25 @@ def _parse(folder: Path) -> Bundle:
     if isinstance(manifest, dict) and manifest.get("format") != FORMAT:
         raise IntegrityError(f"file {MANIFEST!r} is of format {manifest.get('format')!r}; this Cascade reads {FORMAT}")
     match manifest:
-        case {"name": str(name), "metadata": dict(metadata), "files": files, "fingerprint": str(stated)}:
+        case {"name": str(name), "metadata": dict(metadata), "files": files, "fingerprint": str()}:
             records = records_from_json(files, f"file {MANIFEST!r}")
         case _:
             raise IntegrityError(f"file {MANIFEST!r} has been altered: it lacks parts of a manifest")
-    content = _content(name, cast("dict[str, JSON]", metadata), records)
-    if fingerprint(content, MANIFEST) != stated or rendered({**content, "fingerprint": stated}) != data:
+    content = _content(name, metadata, records)
+    try:
+        found = fingerprint(content, MANIFEST)
+    except InputError as error:
+        raise IntegrityError(f"file {MANIFEST!r} has been altered: {error}") from error
+    if data != rendered({**content, "fingerprint": found}):
         raise IntegrityError(f"file {MANIFEST!r} has been altered (its fingerprint differs)")
-    return Bundle(path=folder, name=name, fingerprint=stated, metadata=metadata, files=records)
+    return Bundle(path=folder, name=name, fingerprint=found, metadata=metadata, files=records)
+
+
+def _plain(manifest: Mapping[str, JSON]) -> dict[str, JSON]:
+    """`manifest` as it will be read back: JSON has neither tuples nor keys that are numbers."""
+    fingerprint(dict(manifest), "the manifest's metadata")
+    plain: dict[str, JSON] = json.loads(rendered(dict(manifest)))
+    return plain
 
 
 def _slug(name: str) -> str:

@@ -51,9 +51,7 @@ def fingerprint(value: JSON, what: str) -> str:
     try:
         text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
-        raise InputError(
-            f"{what}: must be plain JSON values (text, finite numbers, lists, mappings): {error}"
-        ) from error
+        raise InputError(f"{what}: must be JSON values (text, finite numbers, lists, mappings): {error}") from error
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -100,7 +98,7 @@ def sync(path: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a file, a link or a whole folder; what is gone already, or cannot be removed now, is left to a later run."""
+    """Remove a file, a link or a whole folder, if it is there; what cannot be removed now is left to a later run."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -136,7 +134,7 @@ def regular_files(folder: Path) -> dict[str, os.stat_result]:
     Raises IntegrityError for a symlink, a device or a pipe: none of them is content, and a link can lead outside.
     """
     found: dict[str, os.stat_result] = {}
-    for parent, folders, files in os.walk(folder):
+    for parent, folders, files in os.walk(folder, onerror=_refuse):
         for entry in (*folders, *files):
             path = Path(parent, entry)
             state = path.lstat()
@@ -146,6 +144,11 @@ def regular_files(folder: Path) -> dict[str, os.stat_result]:
                 name = path.relative_to(folder).as_posix()
                 raise IntegrityError(f"{folder}: {name!r} is a link or a special file; only plain files belong here")
     return dict(sorted(found.items()))
+
+
+def _refuse(error: OSError) -> None:
+    """Without this, os.walk passes over a folder that cannot be read."""
+    raise error
 
 
 def seal(folder: Path) -> dict[str, FileRecord]:
@@ -265,7 +268,7 @@ def _try_lock(descriptor: int) -> bool:
 
 @contextmanager
 def writing(what: str, folder: Path) -> Iterator[None]:
-    """Turn a full disk under `folder` into a CascadeError of one line that names `what`; other errors pass as they are."""
+    """Turn a full disk under `folder` into a CascadeError of one line that names `what`; other errors pass."""
     try:
         yield
     except Exception as error:

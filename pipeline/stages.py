@@ -28,6 +28,7 @@ from pipeline.durable import (
     records_from_json,
     records_to_json,
     remove,
+    rendered,
     seal,
     sync,
     sync_folders,
@@ -46,7 +47,7 @@ _STAGE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 
 @dataclass(frozen=True)
 class StageOutput:
-    """A stage's folder of files, its key, whether it was found rather than made, and the seconds that making it took."""
+    """A stage's folder of files, its key, whether it was found and not made, and the seconds that making it took."""
 
     path: Path
     key: str
@@ -149,17 +150,20 @@ def _seconds_if_whole(folder: Path, key: str) -> float | None:
     if not os.path.lexists(folder):
         return None
     try:
-        found = json.loads((folder / RECORD).read_bytes())
-        if not isinstance(found, dict) or found.get("key") != key:
-            raise IntegrityError(f"file {RECORD!r} is of another key")
+        data = (folder / RECORD).read_bytes()
+        found = json.loads(data)
+        if not isinstance(found, dict) or found.get("key") != key or rendered(found) != data:
+            raise IntegrityError(f"file {RECORD!r} is not as it was written")
         records = records_from_json(found.get("files"), RECORD)
         wrong = next(defects(folder, records, index=RECORD), None)
         if wrong is not None:
             raise IntegrityError(wrong)
         return float(found["seconds"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError, IntegrityError) as error:
+    except IntegrityError as error:
         log.warning("stage output %s cannot be trusted and is made again: %s", folder, error)
-        return None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        log.warning("stage output %s cannot be trusted and is made again: file %r: %s", folder, RECORD, error)
+    return None
 
 
 def _source_digest(file: str) -> str:
