@@ -57,7 +57,7 @@ def read_irds(dataset_id: str, catalogue: Catalogue | None = None) -> Dataset:
     return assemble(
         dataset_id,
         docs_of(docs, {"docid": "docid", "title": "title", "text": "text"}),
-        queries_of(_records(f"{where}, query", asked.values()), {"qid": "qid", "query": "query"}),
+        queries_of(_records(f"{where}, query", list(asked.values())), {"qid": "qid", "query": "query"}),
         {name: _judgements(part, where) for name, part in judged.items()},
         where=where,
     )
@@ -92,7 +92,10 @@ def _document(document: Any) -> dict[str, str]:
 
 
 def _records(name: str, rows: Iterable[dict[str, str]]) -> Records:
-    frame = pl.DataFrame(rows)
+    try:
+        frame = pl.DataFrame(rows)
+    except UnicodeEncodeError:
+        raise InputError(f"{name}s: one holds a lone surrogate; text must be valid Unicode") from None
     records = Records(name, frame, lambda row: f"{name} {row + 1}")
     if not frame.width:
         raise InputError(f"{name}s: there are none")
