@@ -111,7 +111,7 @@ def _index(ids: pl.Series, known: pl.Series, who: str, problem: str) -> Integers
     found = pl.DataFrame({"id": ids}).join(positions, on="id", how="left", maintain_order="left")
     if found.height > len(ids):
         twice = known.filter(known.is_duplicated())[0]
-        raise InputError(f"the {known.name} {twice!r} names two of them; ids must be distinct")
+        raise InputError(f"{known.name} {twice!r} appears twice; ids must be distinct")
     at = found["at"]
     if at.null_count():
         raise InputError(f"{who} {ids.filter(at.is_null())[0]!r} {problem}")

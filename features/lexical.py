@@ -16,7 +16,8 @@ B = 0.75
 
 def saturation(field: Field) -> Values:
     """BM25's K = k1 · (1 − b + b · length / mean length), k1 = 1.2, b = 0.75: float64 [pairs]."""
-    return K1 * (1 - B + B * ratio(field.length, np.float64(field.mean_length)))
+    norm: Values = (K1 * (1 - B + B * field.length / field.mean_length)).astype(np.float64)
+    return norm
 
 
 def bm25(field: Field) -> Values:

@@ -4,6 +4,7 @@ Nothing here is shared with the package, and nothing is vectorised.
 """
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from math import inf, log
@@ -137,7 +138,7 @@ def term_proximity(p: Pair) -> float:
     return sum(min(1, p.corpus.idf(t)) * a * 2.2 / (a + p.k) for t, a in gathered.items())
 
 
-FIELDED = {
+FIELDED: dict[str, Callable[[Pair], float]] = {
     "bm25": bm25,
     "tf_idf": tf_idf,
     "likelihood": likelihood,
@@ -160,7 +161,7 @@ FIELDED = {
     "term_proximity": term_proximity,
     "earliness": lambda p: 1 / (1 + p.hits[0][0]) if p.hits else 0.0,
 }
-ALONE = {
+ALONE: dict[str, Callable[[Pair], float]] = {
     "query_length": lambda p: len(p.query),
     "query_idf_sum": query_idf_sum,
     "query_idf_mean": lambda p: over(query_idf_sum(p), len(set(p.known)) + p.unknown),

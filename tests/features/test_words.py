@@ -91,7 +91,7 @@ def zipf() -> tuple[list[tuple[list[str], list[str]]], list[list[str]]]:
     def draw(size: int) -> list[str]:
         return [f"w{term}" for term in rng.choice(300, size, p=share / share.sum())]
 
-    documents = [(draw(rng.integers(0, 6)), draw(rng.integers(0, 60))) for _ in range(120)]
+    documents = [(draw(int(rng.integers(0, 6))), draw(int(rng.integers(0, 60)))) for _ in range(120)]
     return documents, [[*draw(5), "unseen"] for _ in range(20)]
 
 
