@@ -280,9 +280,8 @@ def writing(what: str, folder: Path) -> Iterator[None]:
 
 
 def _out_of_room(error: Exception, folder: Path) -> bool:
-    """Native writers lose the errno: they tell in words (polars) or in their own terms (numpy, FAISS)."""
+    """Native writers lose the errno: most keep its words, numpy has its own, and LightGBM just leaves a full disk."""
     if isinstance(error, OSError) and error.errno in _NO_ROOM:
         return True
-    if any(os.strerror(code) in str(error) for code in _NO_ROOM):
-        return True
-    return isinstance(error, OSError | RuntimeError) and shutil.disk_usage(folder).free < _FULL_BYTES
+    words = (*map(os.strerror, _NO_ROOM), "Not enough free space")
+    return any(text in str(error) for text in words) or shutil.disk_usage(folder).free < _FULL_BYTES

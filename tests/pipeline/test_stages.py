@@ -237,7 +237,11 @@ def test_link_or_a_file_of_the_caches_own_name_is_refused(tmp_path):
 
 @pytest.mark.parametrize(
     "error",
-    [OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), RuntimeError("write error: No space left on device\nstack")],
+    [
+        OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
+        OSError("Not enough free space to write 20480000 bytes after offset 128"),
+        RuntimeError("write error: No space left on device\nstack"),
+    ],
 )
 def test_full_disk_is_one_clean_line_and_nothing_stays(tmp_path, error):
     def make(folder: Path) -> None:
