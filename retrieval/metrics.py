@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
+import numpy as np
 import polars as pl
 
 from retrieval.errors import InputError
@@ -194,23 +195,18 @@ def _ranking(run: pl.DataFrame, queries: pl.DataFrame, depth: int | None) -> pl.
     if run["score"].is_nan().any():
         row = run.filter(pl.col("score").is_nan()).row(0, named=True)
         raise InputError(f"the score of query {row['qid']!r}, document {row['docid']!r} is NaN; scores must be numbers")
-    blocks = run.select(pl.col("qid").rle().struct.field("value").alias("qid"))
+    blocks = run.select(pl.col("qid").rle()).unnest("qid").rename({"value": "qid"})
     together = not blocks["qid"].is_duplicated().any()
     blocks = blocks.join(queries, on="qid", how="left", maintain_order="left")
     unjudged = blocks.filter(pl.col("query").is_null())["qid"].n_unique()
     if unjudged:
         log.warning("%d queries of the run have no judgements and are left out", unjudged)
-    block = run["qid"].rle_id()
-    rows = run.select(
-        group=block.set_sorted() if together else blocks["query"].gather(block),
-        query=blocks["query"].gather(block),
-        docid="docid",
-        # IEEE has two zeros, which compare equal: adding 0 leaves one, so that they tie.
-        score=pl.col("score") + 0,
-    )
+    block = pl.Series(np.repeat(np.arange(blocks.height, dtype=np.uint32), blocks["len"].to_numpy()))
+    rows = run.select("docid", "score", block=block.set_sorted())
     if depth is not None:
-        rows = rows.filter(pl.col("score") >= pl.col("score").top_k(depth).min().over("group"))
-    kept = rows.filter(pl.col("query").is_not_null()).select("query", "docid", "score")
+        group = rows["block"] if together else blocks["query"].gather(block)
+        rows = rows.filter(pl.col("score") >= pl.col("score").top_k(depth).min().over(group))
+    kept = rows.select("docid", "score", query=blocks["query"].gather(rows["block"])).drop_nulls("query")
     _refuse_twice(kept, queries, "the run ranks")
     kept = kept.sort("query", "score", "docid", descending=[False, True, True])
     return kept.select("query", "docid", rank=pl.int_range(1, pl.len() + 1).over("query"))
