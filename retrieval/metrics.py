@@ -188,8 +188,9 @@ def _ranking(run: pl.DataFrame, queries: pl.DataFrame, depth: int | None) -> pl.
     """Rank the documents of the judged queries to `depth`: query, docid, rank.
 
     A cutoff needs no full sort: the k-th largest score of a query bounds its top k, and only the rows that reach it
-    (ties included) are sorted, some k rows of a thousand. Rows of a query that stand together, as runs are written,
-    are grouped by their block, so that the qid strings are compared once and never hashed row by row.
+    (ties included) are sorted, some k rows of a thousand. Rows are numbered by blocks of one qid, so that the strings
+    are compared once and never hashed row by row; where each query stands in one block, as runs are written, the
+    blocks are the groups already, in order.
     """
     check(run, SCORED, "run")
     if run["score"].is_nan().any():
