@@ -93,6 +93,30 @@ def test_killed_after_each_step_of_a_publication(tmp_path):
     assert outcomes == copied + sealed + swapped
 
 
+SWAP = """
+import itertools, sys
+from pathlib import Path
+from pipeline.durable import swap_link
+for number in itertools.count():
+    swap_link(Path(sys.argv[1]), f"bundles/{number}")
+    if number == 0:
+        print("swapping", flush=True)
+"""
+
+
+def test_there_is_no_moment_without_a_current_bundle(tmp_path):
+    """A swap that takes the link away before it puts the new one there fails here within a few reads in a thousand."""
+    current = tmp_path / "current"
+    process = subprocess.Popen([sys.executable, "-c", SWAP, str(current)], cwd=ROOT, stdout=subprocess.PIPE)
+    try:
+        assert process.stdout.readline() == b"swapping\n"
+        seen = {os.readlink(current) for _ in range(200_000)}
+    finally:
+        process.kill()
+        process.communicate(timeout=60)
+    assert len(seen) > 1
+
+
 def test_killed_at_random_moments(tmp_path, capsys):
     """The survivor of each kill is what the child had last reported done, or what it was publishing at that moment."""
     draw = random.Random(20)
