@@ -217,6 +217,24 @@ def test_a_lone_candidate_has_nothing_to_be_compared_with() -> None:
         assert features[name].to_list() == [0.0] * features.height, name
 
 
+@pytest.mark.parametrize("copies", range(2, 12))
+def test_equal_candidates_deviate_by_nothing_not_by_a_rounding_error(copies: int) -> None:
+    docids = [f"copy.{i}" for i in range(copies)]
+    docs = pl.DataFrame({"docid": docids}).with_columns(title=pl.lit("red fox"), text=pl.lit("one red fox ran"))
+    unseen = {f"{stage}_score": pl.lit(None, pl.Float32) for stage in STAGES}
+    unseen |= {f"{stage}_rank": pl.lit(None, pl.Int32) for stage in STAGES}
+    vector = Corpus.unit(np.arange(1.0, D + 1)[None, :])
+    features = assemble(
+        docs.select(pl.lit("q").alias("qid"), "docid").with_columns(**unseen),
+        pl.DataFrame({"qid": ["q"], "query": ["fox"]}),
+        lexicon=Lexicon.build(docs, Analyzer(language="none")),
+        query_vectors=vector[:, ::-1],
+        document_vectors=np.repeat(vector, copies, axis=0),
+    )
+    for name in ("bm25_minmax", "bm25_zscore", "cosine_minmax", "cosine_zscore"):
+        assert features[name].to_list() == [0.0] * copies, name
+
+
 def test_no_candidates_give_no_rows() -> None:
     features = CORPUS.assemble(CORPUS.candidates(0).clear())
     assert features.shape == (0, 2 + len(FEATURES))
