@@ -217,10 +217,10 @@ def test_a_lone_candidate_has_nothing_to_be_compared_with() -> None:
         assert features[name].to_list() == [0.0] * features.height, name
 
 
-@pytest.mark.parametrize("copies", range(2, 12))
+@pytest.mark.parametrize("copies", [2, 3, 10, 49, 100, 333])
 def test_equal_candidates_deviate_by_nothing_not_by_a_rounding_error(copies: int) -> None:
     docids = [f"copy.{i}" for i in range(copies)]
-    docs = pl.DataFrame({"docid": docids}).with_columns(title=pl.lit("red fox"), text=pl.lit("one red fox ran"))
+    docs = pl.DataFrame({"docid": docids}).with_columns(title=pl.lit("red"), text=pl.lit("one fox ran"))
     unseen = {f"{stage}_score": pl.lit(None, pl.Float32) for stage in STAGES}
     unseen |= {f"{stage}_rank": pl.lit(None, pl.Int32) for stage in STAGES}
     vector = Corpus.unit(np.arange(1.0, D + 1)[None, :])
