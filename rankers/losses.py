@@ -1,7 +1,7 @@
 """Losses over padded slates, all `f(scores [B, L], relevance [B, L], mask [B, L]) -> scalar`.
 
-`mask` is True where a slate holds a document; padded cells change nothing, whatever they hold. Each loss is a mean over
-the slates that have something to compare, so that a long or much judged query counts as one query.
+`mask` is True where a slate holds a document; padded cells change nothing, whatever finite values they hold. Each loss
+is a mean over the slates that have something to compare, so that a long or much judged query counts as one query.
 """
 
 from collections.abc import Callable
