@@ -57,7 +57,7 @@ class DenseIndex:
         return np.asarray(flat, dtype=np.float32).reshape(self._host.ntotal, self._host.d)
 
     def search(self, qids: pl.Series, vectors: NDArray[np.float32], depth: int) -> pl.DataFrame:
-        """The `depth` nearest documents of every query as a RUN of cosines; `vectors` [queries, D] align with `qids`."""
+        """The `depth` nearest documents of every query as a RUN of cosines; `vectors` [queries, D] are as `qids`."""
         if vectors.shape != (len(qids), self.dimension):
             raise InputError(
                 f"dense search: needs query vectors of shape {(len(qids), self.dimension)}; found {vectors.shape}"

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
+from transformers.utils import logging as transformers_logging
 
 from retrieval.checkpoint import DEFAULT_ENCODER, locate
 from retrieval.errors import InputError
@@ -29,6 +30,7 @@ class Encoder:
         self.name = name
         self.batch_size = batch_size
         folder = locate(name)
+        transformers_logging.disable_progress_bar()  # whoever encodes shows progress, or not
         try:
             self._model = SentenceTransformer(str(folder), device=device)
         except (OSError, ValueError) as error:
@@ -70,9 +72,7 @@ class Encoder:
         """
         step = max(1, len(texts) // _SAMPLE)
         letters = _scripts(texts[::step][:_SAMPLE])
-        pieces = Counter(
-            script for piece in self._model.tokenizer.get_vocab() for script in _scripts([str(piece)[:8]])
-        )
+        pieces = Counter(script for piece in self._model.tokenizer.get_vocab() for script in _scripts([str(piece)[:8]]))
         for script, count in letters.items():
             if count >= 0.1 * letters.total() and pieces[script] < 1000:
                 log.warning(

@@ -54,16 +54,20 @@ def ranked(scored: pl.DataFrame, depth: int | None = None) -> pl.DataFrame:
     if scored["score"].is_nan().any():
         row = scored.filter(pl.col("score").is_nan()).row(0, named=True)
         raise InputError(f"the score of query {row['qid']!r}, document {row['docid']!r} is NaN; scores must be numbers")
-    if scored.select("qid", "docid").is_duplicated().any():
-        row = scored.filter(scored.select("qid", "docid").is_duplicated()).row(0, named=True)
+    # One hash a pair decides at once when nothing repeats; only equal hashes are worth comparing in full.
+    hashes = scored.select((pl.col("qid").hash(1) ^ pl.col("docid").hash(2)).n_unique()).item()
+    if hashes < scored.height and (twice := scored.select("qid", "docid").is_duplicated()).any():
+        row = scored.filter(twice).row(0, named=True)
         raise InputError(f"document {row['docid']!r} appears twice for query {row['qid']!r}")
-    first_seen = scored.lazy().with_row_index("_row").with_columns(_query=pl.col("_row").min().over("qid"))
+    together = scored["qid"].rle().struct.field("value").is_unique().all()
+    first_seen = pl.col("qid").rle_id() if together else pl.int_range(pl.len()).min().over("qid")
     run = (
-        first_seen.sort("_query", "score", "docid", descending=[False, True, True])
-        .with_columns(rank=pl.int_range(1, pl.len() + 1, dtype=pl.Int32).over("qid"))
-        .drop("_row", "_query")
+        scored.lazy()
+        .with_columns(_query=first_seen)
+        .sort("_query", "score", "docid", descending=[False, True, True])
+        .with_columns(rank=pl.int_range(1, pl.len() + 1, dtype=pl.Int32).over("_query"))
+        .drop("_query")
     )
     if depth is not None:
         run = run.filter(pl.col("rank") <= depth)
     return run.collect()
-

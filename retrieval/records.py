@@ -66,6 +66,12 @@ def read_records(path: Path) -> Records:
     return Records(str(path), frame, lambda row: f"{path}, line {next(islice(_filled(data), row, None))[0]}")
 
 
+def read_lines(path: Path) -> pl.DataFrame:
+    """The lines of a text file that are not blank: `qid`, the line's number from 1, and `query`, its text."""
+    lines = [(number, line.decode().strip()) for number, line in _filled(_utf8(path, _bytes(path)))]
+    return pl.DataFrame(lines, schema={"qid": pl.Int64, "query": pl.String}, orient="row")
+
+
 def _bytes(path: Path) -> bytes:
     try:
         data = path.read_bytes()

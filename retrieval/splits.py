@@ -100,13 +100,27 @@ def cut_validation(
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Cut `share` of the queries of `train` (QRELS) off: (what stays train, the new validation split), both QRELS.
 
-    Queries whose normalised text is the same stay on the same side. The cut takes whole groups in the order of their
-    hash until the share is reached, never the last group. Where there is but one group, validation is empty.
+    Queries of the same normalised text, and queries that share a relevant document, stay on the same side, through
+    chains: a ranker that has learned a document by heart would pass the validation that ought to catch it. The cut
+    takes whole groups in the order of their hash until the share is reached, never the last group. Where there is but
+    one group, validation is empty.
     """
-    judged = queries.join(train, on="qid", how="semi").select("qid", "query")
-    groups: dict[str, list[str]] = defaultdict(list)
-    for qid, query in judged.sort("qid").iter_rows():
-        groups[normalised(query)].append(qid)
+    judged = queries.join(train, on="qid", how="semi").select("qid", "query").sort("qid")
+    relevant = train.filter(pl.col("relevance") > 0).group_by("qid").agg("docid")
+    documents: dict[str, list[str]] = dict(relevant.iter_rows())
+    parent: dict[tuple[str, str], tuple[str, str]] = {}
+
+    def root(node: tuple[str, str]) -> tuple[str, str]:
+        while parent.setdefault(node, node) != node:
+            parent[node] = node = parent[parent[node]]
+        return node
+
+    for qid, query in judged.iter_rows():
+        for other in [("text", normalised(query)), *(("document", docid) for docid in documents.get(qid, []))]:
+            parent[root(other)] = root(("query", qid))
+    groups: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for qid in judged["qid"]:
+        groups[root(("query", qid))].append(qid)
     shuffled = sorted(groups.values(), key=lambda qids: (unit_hash(qids[0], seed), qids[0]))
     cut: list[str] = []
     for qids in shuffled[:-1]:

@@ -10,7 +10,7 @@ from retrieval.datasets import Dataset, assemble
 from retrieval.errors import InputError
 from retrieval.frames import DOCS, QUERIES, Schema
 from retrieval.queries import check_queries
-from retrieval.records import Records, read_records
+from retrieval.records import Records, read_lines, read_records
 from retrieval.splits import ALIASES
 from retrieval.trec import read_qrels
 
@@ -57,6 +57,19 @@ def read_own(
         frames,
         where=str(qrels),
     )
+
+
+def read_queries(path: Path) -> pl.DataFrame:
+    """QUERIES of a file of queries alone: a table as `read_own` takes it, or `.txt`, a query a line (qid: its number).
+
+    Raises InputError naming the file and the line of whatever is wrong.
+    """
+    if path.suffix == ".txt":
+        frame = read_lines(path).with_columns(pl.col("qid").cast(pl.String))
+        check_queries(frame["query"], lambda row: f"{path}, line {frame['qid'][row]}")
+        return frame
+    asked = _headed(read_records(path), None)
+    return queries_of(asked, _found(asked, ("qid", "query"), None))
 
 
 def qrels_files(qrels: str | Path | Mapping[str, str | Path]) -> dict[str, Path]:

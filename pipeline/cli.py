@@ -1,0 +1,318 @@
+"""The command line: every command is a thin face on a job of `pipeline.jobs`."""
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import polars as pl
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from pipeline import jobs
+from pipeline.config import RANKERS, Settings
+from pipeline.results import Leaderboard
+from retrieval.checkpoint import DEFAULT_ENCODER
+from retrieval.errors import CascadeError, InputError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+out = Console(soft_wrap=False)
+err = Console(stderr=True)
+
+Home = Annotated[
+    Path | None,
+    typer.Option("--home", help="Folder that holds all state.", envvar="CASCADE_HOME", show_default=".cascade"),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
+
+
+def main() -> None:
+    """Run a command. Refused input is one line on stderr and exit code 2; nothing prints a stack trace at a user."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[_Lines()])
+    logging.getLogger("bm25s").setLevel(logging.WARNING)  # it sets itself to DEBUG
+    try:
+        app(standalone_mode=True)
+    except CascadeError as error:
+        err.print(Text.assemble(("error: ", "bold red"), " ".join(str(error).split())), soft_wrap=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        err.print("stopped; finished stages are kept, and the same command goes on from there")
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader of a pipe (head, say) has left: that is no error of ours.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+class _Lines(RichHandler):
+    """Warnings as single lines on stderr, above any progress bar."""
+
+    def __init__(self) -> None:
+        super().__init__(console=err, show_time=False, show_path=False, show_level=True, markup=False, highlighter=None)
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str, int, int], None]]:
+    """Progress bars on stderr, one a stage; none where stderr is no terminal."""
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def show(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(stage, total=None)
+            bars.update(tasks[stage], completed=done, total=total or None)
+
+        yield show
+
+
+def _mapping(pairs: str | None) -> dict[str, str] | None:
+    """`docid=id,text=body` as a mapping."""
+    if pairs is None:
+        return None
+    parts = [pair.partition("=") for pair in pairs.split(",")]
+    wrong = [name for name, equals, theirs in parts if not (name and equals and theirs)]
+    if wrong:
+        raise InputError(f"--columns: {wrong[0]!r} is no OURS=THEIRS pair, such as docid=id,text=body")
+    return {name.strip(): theirs.strip() for name, _, theirs in parts}
+
+
+@app.command()
+def run(
+    data: Annotated[str, typer.Argument(help="`pydocs`, a BEIR folder, a corpus file, or irds:ID.")],
+    home: Home = None,
+    limit: Annotated[int | None, typer.Option(help="Keep at most so many documents, for a quick look.")] = None,
+    packages: Annotated[bool, typer.Option(help="pydocs: add the installed packages.")] = False,
+    queries: Annotated[Path | None, typer.Option(help="Queries of a corpus file.")] = None,
+    qrels: Annotated[
+        str | None, typer.Option(help="Judgements of a corpus file: FILE or train=F,valid=F,test=F.")
+    ] = None,
+    columns: Annotated[str | None, typer.Option(help="Columns of a corpus file: docid=id,title=t,text=body.")] = None,
+    encoder: Annotated[str, typer.Option(help="Packaged name, local folder or hub id.")] = DEFAULT_ENCODER,
+    language: Annotated[str, typer.Option(help="Snowball language of the analysis, or none.")] = "english",
+    depth: Annotated[int, typer.Option(help="Documents a retrieval stage returns a query.")] = 1000,
+    candidates: Annotated[int, typer.Option(help="Documents that the rankers see a query.")] = 100,
+    rankers: Annotated[str, typer.Option(help="Learned rankers to train, by comma.")] = ",".join(RANKERS),
+    folds: Annotated[int, typer.Option(help="Cross-validate by query where there is no train split.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+    blank: Annotated[str, typer.Option(help="What a query with nothing relevant counts: zero, one or skip.")] = "zero",
+    as_json: AsJson = False,
+) -> None:
+    """Run the main job: retrieve, rank, judge, track in MLflow, publish the champion as a search bundle."""
+    settings = Settings.of(
+        {
+            "encoder": encoder,
+            "language": language,
+            "depth": depth,
+            "candidates": candidates,
+            "rankers": tuple(name.strip() for name in rankers.split(",") if name.strip()),
+            "folds": folds,
+            "seed": seed,
+        }
+    )
+    with _progress() as show:
+        result = jobs.run(
+            data,
+            home=home,
+            settings=settings,
+            limit=limit,
+            packages=packages,
+            columns=_mapping(columns),
+            queries=queries,
+            qrels=qrels,
+            blank=jobs.blank_policy(blank),
+            progress=show,
+        )
+    if as_json:
+        _print_json({**result.leaderboard.as_json(), "bundle": result.bundle.name, "promotion": _promotion(result)})
+        return
+    out.print(_leaderboard_table(result.leaderboard))
+    if result.promotion:
+        out.print(Text.assemble((result.promotion.champion, "bold"), f" is champion: {result.promotion.reason}"))
+    out.print(f'published {result.bundle.name}; try: cascade search "…"   and: cascade compare', highlight=False)
+
+
+def _promotion(result: jobs.RunResult) -> dict[str, Any] | None:
+    p = result.promotion
+    return None if p is None else {"status": p.status, "champion": p.champion, "reason": p.reason}
+
+
+def _leaderboard_table(board: Leaderboard) -> Table:
+    blank = {"zero": "0", "one": "1", "skip": "nothing"}[board.blank]
+    table = Table(
+        title=f"{board.dataset}, {board.split}: {board.queries:,} queries",
+        caption=f"difference to {board.baseline}, the best earlier stage on validation; p by paired randomisation, "
+        f"Holm-corrected; a query with nothing relevant counts {blank}",
+    )
+    table.add_column("system")
+    table.add_column("stage")
+    for heading in ("nDCG@10", "95 %", "difference", "95 %", "p", "nDCG@10 exp", "MRR", "R@100", "ms/query"):
+        table.add_column(heading, justify="right")
+    for system in board.systems:
+        versus = board.versus.get(system.name)
+        m = system.metrics
+        table.add_row(
+            system.name,
+            system.stage,
+            f"{m['ndcg_cut_10']:.4f}",
+            f"{system.ci95[0]:.3f}–{system.ci95[1]:.3f}",
+            *(
+                (
+                    f"{versus.difference:+.4f}",
+                    f"{versus.ci95[0]:+.3f} to {versus.ci95[1]:+.3f}",
+                    f"{versus.p_value:.2g}",
+                )
+                if versus
+                else ("", "", "")
+            ),
+            f"{m['ndcg_exp_cut_10']:.4f}",
+            f"{m['recip_rank']:.4f}",
+            f"{m['recall_100']:.4f}",
+            f"{system.ms_per_query:.2f}",
+            style="bold" if system.name == board.selected else None,
+        )
+    return table
+
+
+@app.command()
+def search(
+    query: Annotated[str | None, typer.Argument(help="One query.")] = None,
+    queries: Annotated[
+        Path | None, typer.Option(help="A file of queries instead: jsonl, csv, tsv, parquet or txt.")
+    ] = None,
+    k: Annotated[int, typer.Option(help="Documents to return.")] = 10,
+    explain: Annotated[bool, typer.Option(help="What each feature adds to the score.")] = False,
+    home: Home = None,
+    as_json: AsJson = False,
+) -> None:
+    """Search the current bundle."""
+    if (query is None) == (queries is None):
+        raise InputError("search: give one query, or --queries FILE")
+    if queries is not None:
+        from retrieval.tables import read_queries
+
+        asked = read_queries(queries)
+    else:
+        from retrieval.queries import check_query
+
+        asked = pl.DataFrame({"qid": ["1"], "query": [check_query(query or "")]})
+    found = jobs.search(asked, home=home, k=k, explain=explain)
+    if as_json:
+        _print_json({"queries": [_answer(row, found) for row in asked.iter_rows(named=True)]})
+        return
+    for row in asked.iter_rows(named=True):
+        out.print(_results_table(row["query"], found.filter(pl.col("qid") == row["qid"]), explain))
+
+
+def _answer(query: dict[str, Any], found: pl.DataFrame) -> dict[str, Any]:
+    results = found.filter(pl.col("qid") == query["qid"]).drop("qid")
+    return {"qid": query["qid"], "query": query["query"], "results": results.to_dicts()}
+
+
+def _results_table(query: str, found: pl.DataFrame, explain: bool) -> Table:
+    table = Table(title=Text(query), title_justify="left", expand=True)
+    table.add_column("#", justify="right")
+    table.add_column("document", overflow="fold", ratio=3)
+    for stage in ("score", "fused", "bm25", "dense"):
+        table.add_column(stage, justify="right", no_wrap=True)
+    if explain:
+        table.add_column("why", overflow="fold", ratio=3)
+    for row in found.iter_rows(named=True):
+        snippet = " ".join(row["text"].split())[:160]
+        cells: list[Any] = [
+            str(row["rank"]),
+            Text.assemble((row["docid"], "bold"), f"  {row['title']}\n", (snippet, "dim")),
+        ]
+        cells += ["–" if row[stage] is None else f"{row[stage]:.3f}" for stage in ("score", "fused", "bm25", "dense")]
+        if explain:
+            top = row["contributions"][:5]
+            cells.append("\n".join(f"{c['contribution']:+.3f} {c['feature']} = {c['value']:.3g}" for c in top))
+        table.add_row(*cells)
+    return table
+
+
+@app.command()
+def score(
+    run_file: Annotated[Path, typer.Argument(metavar="RUN", help="TREC run.")],
+    qrels: Annotated[Path, typer.Argument(help="TREC or BEIR judgements.")],
+    metrics: Annotated[str | None, typer.Option(help="By comma, such as ndcg_cut_10,map,recall_100.")] = None,
+    against: Annotated[Path | None, typer.Option(help="A second run to compare with, query by query.")] = None,
+    blank: Annotated[str, typer.Option(help="What a query with nothing relevant counts: zero, one or skip.")] = "zero",
+    per_query: Annotated[bool, typer.Option(help="Every query's figures too.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Judge any TREC run offline."""
+    from pipeline.score import DEFAULT, render
+
+    names = [name.strip() for name in metrics.split(",") if name.strip()] if metrics is not None else list(DEFAULT)
+    scores = jobs.score(run_file, qrels, metrics=names, against=against, blank=jobs.blank_policy(blank))
+    if as_json:
+        rows = {"per_query": scores.per_query.to_dicts()} if per_query else {}
+        _print_json({**scores.as_json(), **rows})
+        return
+    out.print(render(scores))
+    if per_query:
+        table = Table("qid", *names)
+        for row in scores.per_query.iter_rows():
+            table.add_row(row[0], *("–" if value is None else f"{value:.4f}" for value in row[1:]))
+        out.print(table)
+
+
+@app.command()
+def compare(
+    dataset: Annotated[str | None, typer.Argument(help="A data set's name; all of them without it.")] = None,
+    home: Home = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare the tracked systems, from MLflow, and say how to open its UI."""
+    from pipeline.compare import compare as compare_systems
+    from pipeline.compare import ui_command
+
+    folder = (home or jobs.default_home()).resolve()
+    comparisons = compare_systems(folder, dataset)
+    if as_json:
+        _print_json({"datasets": [comparison.as_json() for comparison in comparisons]})
+        return
+    for comparison in comparisons:
+        out.print(comparison.table())
+    out.print(f"to look at runs, curves and plots:\n  {ui_command(folder)}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def rollback(home: Home = None) -> None:
+    """Make the bundle before the current one current again."""
+    from pipeline.bundle import rollback as roll_back
+
+    out.print(f"current is now {roll_back((home or jobs.default_home()).resolve()).name}", highlight=False)
+
+
+@app.command()
+def features() -> None:
+    """List the ranking features."""
+    from features.registry import describe
+
+    table = Table("feature", "what it is")
+    for name, about in describe():
+        table.add_row(name, about)
+    out.print(table)
+
+
+def _print_json(value: Any) -> None:
+    sys.stdout.write(json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+if __name__ == "__main__":
+    main()
