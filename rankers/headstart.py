@@ -2,7 +2,8 @@
 
 Trees spend their first rounds, and much of a small training set, on learning that a good first-stage score is good.
 Given that score as LightGBM's `init_score` they only learn what to change about it, and a model stopped early, or grown
-on next to nothing, ranks as the first stage did instead of at random.
+on next to nothing, ranks as the first stage did instead of at random. It pays below about a hundred training queries;
+with several hundred, trees find their own way as well or better.
 """
 
 from collections.abc import Mapping

@@ -1,5 +1,7 @@
 """What every ranker promises, whatever it learned with."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import polars as pl
 import pytest
@@ -68,6 +70,18 @@ def test_missing_columns_are_named_and_no_rows_give_no_scores(rankers, name, tes
             method(test_frame.drop("dense", "noise_2"))
     assert rankers[name].score(test_frame.clear()).shape == (0,)
     assert rankers[name].explain(test_frame.clear()).shape == (0, len(FEATURES) + 1)
+
+
+@pytest.mark.parametrize("name", ["lambdamart", "ranknet"])
+def test_scores_the_same_from_many_threads_and_leaves_torch_as_it_was(rankers, name, test_frame):
+    queries = test_frame.partition_by("qid")[:40]
+    alone = [rankers[name].score(query) for query in queries]
+    before = torch.get_num_threads()
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(rankers[name].score, queries))
+    for one, other in zip(alone, together, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert torch.get_num_threads() == before
 
 
 @pytest.mark.parametrize("name", ["pointwise", "lambdamart from bm25", "ranknet"])
