@@ -36,8 +36,8 @@ def fit_ranknet(
     """Fit RankNet (Burges et al., ICML 2005): the pairwise logistic loss over all pairs of a slate.
 
     train, valid: FEATURES with `relevance: Int32`; what is learned does not depend on the order of their rows, and is
-    the same bit for bit for the same seed and threads on a CPU. One thread is the default: for nets this small, two halve the
-    time on an idle two-core machine and take ten times as long on a busy one.
+    the same bit for bit for the same seed and threads on a CPU. One thread is the default: two halve the time on an
+    idle two-core machine and take ten times as long on a busy one. Raises InputError as `Slates.of` does.
     """
     slates = Slates.of(train, feature_names, "train")
     stopping = Slates.of(valid, feature_names, "valid")
