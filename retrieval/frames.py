@@ -60,13 +60,14 @@ def ranked(scored: pl.DataFrame, depth: int | None = None) -> pl.DataFrame:
         row = scored.filter(twice).row(0, named=True)
         raise InputError(f"document {row['docid']!r} appears twice for query {row['qid']!r}")
     together = scored["qid"].rle().struct.field("value").is_unique().all()
-    first_seen = pl.col("qid").rle_id() if together else pl.int_range(pl.len()).min().over("qid")
+    first_seen = pl.col("qid").rle_id() if together else pl.col("_row").min().over("qid")
     run = (
         scored.lazy()
+        .with_row_index("_row")
         .with_columns(_query=first_seen)
         .sort("_query", "score", "docid", descending=[False, True, True])
         .with_columns(rank=pl.int_range(1, pl.len() + 1, dtype=pl.Int32).over("_query"))
-        .drop("_query")
+        .drop("_row", "_query")
     )
     if depth is not None:
         run = run.filter(pl.col("rank") <= depth)
