@@ -101,13 +101,27 @@ def cut_validation(
     """Cut `share` of the queries of `train` (QRELS) off: (what stays train, the new validation split), both QRELS.
 
     Queries of the same normalised text, and queries that share a relevant document, stay on the same side, through
-    chains: a ranker that has learned a document by heart would pass the validation that ought to catch it. The cut
-    takes whole groups in the order of their hash until the share is reached, never the last group. Where there is but
-    one group, validation is empty.
+    chains: a ranker that has learned a document by heart would pass the validation that ought to catch it. Where the
+    documents tie so many queries together that the share cannot be cut so, the texts alone decide, with a warning. The
+    cut takes whole groups in the order of their hash, never all of them: with but one group, validation is empty.
     """
     judged = queries.join(train, on="qid", how="semi").select("qid", "query").sort("qid")
-    relevant = train.filter(pl.col("relevance") > 0).group_by("qid").agg("docid")
-    documents: dict[str, list[str]] = dict(relevant.iter_rows())
+    texts: dict[str, list[str]] = {qid: [f"text {normalised(query)}"] for qid, query in judged.iter_rows()}
+    relevant = train.filter(pl.col("relevance") > 0).select("qid", "docid")
+    ties = {qid: list(keys) for qid, keys in texts.items()}
+    for qid, docid in relevant.filter(pl.col("qid").is_in(judged["qid"].to_list())).iter_rows():
+        ties[qid].append(f"document {docid}")
+    cut = _cut(_tied(ties), share, seed)
+    apart = _cut(_tied(texts), share, seed)
+    if len(cut) < len(apart) / 2:
+        log.warning("the train queries share too many relevant documents: validation is cut by query text alone")
+        cut = apart
+    chosen = pl.DataFrame({"qid": cut}, schema={"qid": pl.String})
+    return train.join(chosen, on="qid", how="anti"), train.join(chosen, on="qid", how="semi")
+
+
+def _tied(keys: Mapping[str, Sequence[str]]) -> list[list[str]]:
+    """The members of `keys` in groups: those that share a key, and so on through chains."""
     parent: dict[tuple[str, str], tuple[str, str]] = {}
 
     def root(node: tuple[str, str]) -> tuple[str, str]:
@@ -115,20 +129,25 @@ def cut_validation(
             parent[node] = node = parent[parent[node]]
         return node
 
-    for qid, query in judged.iter_rows():
-        for other in [("text", normalised(query)), *(("document", docid) for docid in documents.get(qid, []))]:
-            parent[root(other)] = root(("query", qid))
+    for member, mine in keys.items():
+        for key in mine:
+            parent[root(("key", key))] = root(("member", member))
     groups: dict[tuple[str, str], list[str]] = defaultdict(list)
-    for qid in judged["qid"]:
-        groups[root(("query", qid))].append(qid)
-    shuffled = sorted(groups.values(), key=lambda qids: (unit_hash(qids[0], seed), qids[0]))
+    for member in keys:
+        groups[root(("member", member))].append(member)
+    return list(groups.values())
+
+
+def _cut(groups: Sequence[Sequence[str]], share: float, seed: int) -> list[str]:
+    """Members of whole groups, about `share` of all; a group too large to fit is passed over."""
+    wanted = share * sum(map(len, groups))
     cut: list[str] = []
-    for qids in shuffled[:-1]:
-        if len(cut) >= share * judged.height:
+    for group in sorted(groups, key=lambda group: (unit_hash(group[0], seed), group[0]))[:-1]:
+        if len(cut) >= wanted:
             break
-        cut += qids
-    chosen = pl.DataFrame({"qid": cut}, schema={"qid": pl.String})
-    return train.join(chosen, on="qid", how="anti"), train.join(chosen, on="qid", how="semi")
+        if len(cut) + len(group) <= max(1.5 * wanted, 1):
+            cut += group
+    return cut
 
 
 def near_duplicates(texts: Sequence[str], threshold: float = 0.8) -> list[int]:

@@ -49,7 +49,7 @@ query_texts = st.lists(st.lists(st.sampled_from(WORDS), min_size=1, max_size=3).
 def test_the_cut_is_by_query_stable_and_never_across(texts: list[str], rng: random.Random, seed: int) -> None:
     texts = [text.upper() + "?" if rng.random() < 0.3 else text for text in texts]
     queries = queries_frame(texts)
-    judged = qrels_frame(*[(f"q{i}", f"d{j}", 1) for i in range(len(texts)) for j in range(i % 3 + 1)])
+    judged = qrels_frame(*[(f"q{i}", f"d{i}-{j}", 1) for i in range(len(texts)) for j in range(i % 3 + 1)])
     train, valid = splits.cut_validation(judged, queries, seed=seed)
     assert sorted([*train.rows(), *valid.rows()]) == sorted(judged.rows())
     side = dict.fromkeys(train["qid"], 0) | dict.fromkeys(valid["qid"], 1)
@@ -58,19 +58,36 @@ def test_the_cut_is_by_query_stable_and_never_across(texts: list[str], rng: rand
         for j, two in enumerate(texts):
             if one.lower().strip("?") == two.lower().strip("?"):
                 assert side[f"q{i}"] == side[f"q{j}"]
-    distinct = len({text.lower().strip("?") for text in texts})
     assert train.height
-    assert bool(valid.height) == (distinct > 1)
+    assert valid["qid"].n_unique() <= max(0.3 * len(texts), 1)
     shuffled = judged.sample(fraction=1, shuffle=True, seed=3), queries.sample(fraction=1, shuffle=True, seed=4)
     assert set(splits.cut_validation(*shuffled, seed=seed)[1].rows()) == set(valid.rows())
 
 
 def test_the_cut_takes_a_fifth_and_depends_on_the_seed() -> None:
     queries = queries_frame([f"question number {i}" for i in range(1000)])
-    judged = qrels_frame(*[(f"q{i}", "d0", 1) for i in range(1000)])
+    judged = qrels_frame(*[(f"q{i}", f"d{i}", 1) for i in range(1000)])
     cuts = [splits.cut_validation(judged, queries, seed=seed)[1] for seed in (0, 1)]
     assert [cut.height for cut in cuts] == [200, 200]
     assert 20 <= len(set(cuts[0]["qid"]) & set(cuts[1]["qid"])) <= 60
+
+
+def test_queries_that_share_a_relevant_document_are_not_cut_apart() -> None:
+    queries = queries_frame([f"question number {i}" for i in range(300)])
+    judged = qrels_frame(
+        *[(f"q{i}", f"d{i // 3}", 1) for i in range(300)], *[(f"q{i}", "shared", 0) for i in range(300)]
+    )
+    train, valid = splits.cut_validation(judged, queries)
+    relevant = [set(side.filter(pl.col("relevance") > 0)["docid"]) for side in (train, valid)]
+    assert not relevant[0] & relevant[1]
+    assert 55 <= valid["qid"].n_unique() <= 65
+
+
+def test_where_one_document_ties_all_queries_the_texts_decide(caplog: pytest.LogCaptureFixture) -> None:
+    queries = queries_frame([f"question number {i}" for i in range(100)])
+    judged = qrels_frame(*[(f"q{i}", "d0", 1) for i in range(100)])
+    assert splits.cut_validation(judged, queries)[1].height == 20
+    assert "share too many relevant documents" in caplog.text
 
 
 @given(
