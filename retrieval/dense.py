@@ -52,9 +52,8 @@ class DenseIndex:
 
     @property
     def vectors(self) -> NDArray[np.float32]:
-        """The stored unit vectors, without a copy: float32 [documents, D]."""
-        flat = faiss.rev_swig_ptr(self._host.get_xb(), self._host.ntotal * self._host.d)
-        return np.asarray(flat, dtype=np.float32).reshape(self._host.ntotal, self._host.d)
+        """The stored unit vectors, without a copy: float32 [documents, D]. They keep FAISS's memory alive."""
+        return np.asarray(_Memory(self._host))
 
     def search(self, qids: pl.Series, vectors: NDArray[np.float32], depth: int) -> pl.DataFrame:
         """The `depth` nearest documents of every query as a RUN of cosines; `vectors` [queries, D] are as `qids`."""
@@ -80,6 +79,15 @@ class DenseIndex:
         if index.ntotal != len(docids):
             raise InputError(f"{folder}: {index.ntotal} vectors for {len(docids)} documents")
         return cls(index, docids)
+
+
+class _Memory:
+    """A flat index's vectors for numpy, which holds on to this object, and so to the index that owns the memory."""
+
+    def __init__(self, index: Any) -> None:
+        self._index = index
+        flat = faiss.rev_swig_ptr(index.get_xb(), index.ntotal * index.d)
+        self.__array_interface__ = flat.reshape(index.ntotal, index.d).__array_interface__
 
 
 def _gpus() -> int:

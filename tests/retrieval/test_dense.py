@@ -1,5 +1,6 @@
 """Dense search against plain numpy."""
 
+import gc
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,14 @@ def test_what_is_loaded_searches_as_what_was_saved(tmp_path: Path) -> None:
     loaded = DenseIndex.load(tmp_path)
     assert loaded.search(QIDS, QUERIES, 10).rows() == built.search(QIDS, QUERIES, 10).rows()
     np.testing.assert_array_equal(loaded.vectors, built.vectors)
+
+
+def test_the_vectors_outlive_the_index_object() -> None:
+    vectors = DenseIndex.build(VECTORS, DOCIDS).vectors
+    gc.collect()
+    np.full(VECTORS.size * 4, np.inf, dtype=np.float32)  # would land in memory that had been freed
+    np.testing.assert_allclose(vectors, unit(VECTORS, "documents"))
+    assert not vectors.flags.owndata
 
 
 def test_bad_vectors_are_refused_by_row_and_shape() -> None:
