@@ -137,8 +137,8 @@ def _publish(job: "MainJob", system: System, home: Path) -> Path:
         make=lambda folder: job.dataset.docs.write_parquet(folder / "docs.parquet"),
     )
     files = {
-        "lexical": job.lexical.path,
-        "dense": job.dense.path,
+        **job.lexical.files("lexical"),
+        **job.dense.files("dense"),
         "fusion.json": job.fused_run.path / "fusion.json",
         "docs.parquet": docs.path / "docs.parquet",
     }

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from features.assemble import assemble
 from features.registry import FEATURES
@@ -29,8 +30,10 @@ from retrieval.lexicon import Lexicon
 Progress = Callable[[str, int, int], None]
 """`progress(stage, done, total)`, called as a long stage advances."""
 
+VECTORS = "vectors.npy"
 LEXICAL_CODE = ("retrieval/analysis.py", "retrieval/lexicon.py", "retrieval/bm25.py")
-DENSE_CODE = ("retrieval/encoder.py", "retrieval/dense.py")
+ENCODER_CODE = ("retrieval/encoder.py",)
+DENSE_CODE = ("retrieval/dense.py",)
 SEARCH_CODE = ("retrieval/topk.py", "retrieval/frames.py")
 FEATURE_CODE = tuple(
     f"features/{path.name}" for path in sorted((Path(__file__).parent.parent / "features").glob("*.py"))
@@ -82,19 +85,35 @@ class MainJob:
         return build.encoder(self.settings.encoder)
 
     @cached_property
-    def dense(self) -> StageOutput:
-        """The documents' vectors in FAISS."""
+    def document_vectors(self) -> StageOutput:
+        """The slowest stage by far, so it depends on nothing but the texts and the encoder."""
 
         def make(folder: Path) -> None:
             texts = document_texts(self.dataset.docs)
             self._encoder.warn_if_foreign(texts)
             vectors = self._encoder.documents(texts, progress=lambda d, n: self.progress("encode documents", d, n))
+            np.save(folder / VECTORS, vectors)
+
+        return self.stages.run(
+            "document-vectors",
+            inputs={"docs": self.docs_key, "encoder": self.encoder_key},
+            settings=_versions("torch", "sentence-transformers"),
+            code=ENCODER_CODE,
+            make=make,
+        )
+
+    @cached_property
+    def dense(self) -> StageOutput:
+        """The documents' vectors in FAISS."""
+
+        def make(folder: Path) -> None:
+            vectors = read_vectors(self.document_vectors)
             build.dense_index().build(vectors, self.dataset.docs["docid"]).save(folder)
 
         return self.stages.run(
             "dense",
-            inputs={"docs": self.docs_key, "encoder": self.encoder_key},
-            settings=_versions("torch", "sentence-transformers"),
+            inputs={"vectors": self.document_vectors.key, "docs": self.docs_key},
+            settings={},
             code=DENSE_CODE,
             make=make,
         )
@@ -104,7 +123,7 @@ class MainJob:
         def make(folder: Path) -> None:
             self.progress("encode queries", 0, self.queries.height)
             start = time.perf_counter()
-            np.save(folder / "vectors.npy", self._encoder.queries(self.queries["query"].to_list()))
+            np.save(folder / VECTORS, self._encoder.queries(self.queries["query"].to_list()))
             _write_timing(folder, start, self.queries.height)
             self.progress("encode queries", self.queries.height, self.queries.height)
 
@@ -112,7 +131,7 @@ class MainJob:
             "query-vectors",
             inputs={"queries": self._queries_key, "encoder": self.encoder_key},
             settings=_versions("torch", "sentence-transformers"),
-            code=DENSE_CODE[:1],
+            code=ENCODER_CODE,
             make=make,
         )
 
@@ -136,7 +155,7 @@ class MainJob:
     def dense_run(self) -> StageOutput:
         def make(folder: Path) -> None:
             index = build.dense_index().load(self.dense.path)
-            vectors = np.load(self.query_vectors.path / "vectors.npy", allow_pickle=False)
+            vectors = read_vectors(self.query_vectors)
             start = time.perf_counter()
             index.search(self.queries["qid"], vectors, self.settings.depth).write_parquet(folder / "run.parquet")
             _write_timing(folder, start, self.queries.height, plus=read_timing(self.query_vectors))
@@ -145,7 +164,7 @@ class MainJob:
             "dense-run",
             inputs={"dense": self.dense.key, "queries": self.query_vectors.key},
             settings={"depth": self.settings.depth},
-            code=(*DENSE_CODE[1:], *SEARCH_CODE),
+            code=(*DENSE_CODE, *SEARCH_CODE),
             make=make,
         )
 
@@ -195,7 +214,7 @@ class MainJob:
         def make(folder: Path) -> None:
             self.progress("compute features", 0, 1)
             runs = {stage: read_run(output) for stage, output in self.runs.items()}
-            vectors = np.load(self.query_vectors.path / "vectors.npy", allow_pickle=False)
+            vectors = read_vectors(self.query_vectors)
             lexicon = Lexicon.load(self.lexical.path / "lexicon")
             documents = build.dense_index().load(self.dense.path).vectors
             start = time.perf_counter()
@@ -232,6 +251,11 @@ def fingerprint_of(frame: pl.DataFrame) -> str:
 
 def read_run(output: StageOutput) -> pl.DataFrame:
     return pl.read_parquet(output.path / "run.parquet")
+
+
+def read_vectors(output: StageOutput) -> NDArray[np.float32]:
+    vectors: NDArray[np.float32] = np.load(output.path / VECTORS, allow_pickle=False)
+    return vectors
 
 
 def read_timing(output: StageOutput) -> float:

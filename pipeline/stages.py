@@ -27,6 +27,7 @@ from pipeline.durable import (
     make_folder,
     records_from_json,
     records_to_json,
+    regular_files,
     remove,
     rendered,
     seal,
@@ -53,6 +54,10 @@ class StageOutput:
     key: str
     cached: bool
     seconds: float
+
+    def files(self, under: str) -> dict[str, Path]:
+        """`under`/name → path of every file that the stage wrote; the cache's own record is none of them."""
+        return {f"{under}/{name}": self.path / name for name in regular_files(self.path) if name != RECORD}
 
 
 class Stages:
