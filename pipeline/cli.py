@@ -37,7 +37,6 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object inst
 def main() -> None:
     """Run a command. Refused input is one line on stderr and exit code 2; nothing prints a stack trace at a user."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[_Lines()])
-    logging.getLogger("bm25s").setLevel(logging.WARNING)  # it sets itself to DEBUG
     try:
         app(standalone_mode=True)
     except CascadeError as error:
@@ -52,10 +51,16 @@ def main() -> None:
 
 
 class _Lines(RichHandler):
-    """Warnings as single lines on stderr, above any progress bar."""
+    """Warnings as single lines on stderr, above any progress bar, each said once."""
 
     def __init__(self) -> None:
         super().__init__(console=err, show_time=False, show_path=False, show_level=True, markup=False, highlighter=None)
+        self._said: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.getMessage() not in self._said:
+            self._said.add(record.getMessage())
+            super().emit(record)
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """BM25 over a Lexicon: bm25s holds the scored matrix, the analysis and the row ↔ docid map are ours."""
 
+import logging
 from pathlib import Path
 from typing import Self
 
@@ -11,6 +12,8 @@ from numpy.typing import NDArray
 from retrieval.frames import QUERIES, check
 from retrieval.lexicon import UNKNOWN, Lexicon
 from retrieval.topk import as_run, top_rows
+
+logging.getLogger("bm25s").setLevel(logging.WARNING)  # on import it sets itself to DEBUG
 
 
 class BM25:

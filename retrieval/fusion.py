@@ -76,7 +76,7 @@ def even(stages: list[str], method: Method = "minmax") -> Fusion:
     return Fusion(method, {stage: 1 / len(stages) for stage in stages})
 
 
-def fit(runs: Mapping[str, pl.DataFrame], qrels: pl.DataFrame, *, depth: int = 100, steps: int = 20) -> Fusion:
+def fit(runs: Mapping[str, pl.DataFrame], qrels: pl.DataFrame, *, steps: int = 20) -> Fusion:
     """The method and the weights (a grid of 1/`steps`) with the highest mean ndcg_cut_10 on `qrels`' queries.
 
     Each grid point is judged together with its neighbours of the same method, since on a few hundred queries a lone
@@ -92,8 +92,8 @@ def fit(runs: Mapping[str, pl.DataFrame], qrels: pl.DataFrame, *, depth: int = 1
         means = {}
         for point in grid:
             weights = {stage: w / steps for stage, w in zip(stages, point, strict=True)}
-            run = ranked(_combine(normalised, weights), depth)
-            means[point] = float(per_query(run, qrels, ["ndcg_cut_10"])["ndcg_cut_10"].mean())  # type: ignore[arg-type]
+            fused = _combine(normalised, weights)
+            means[point] = float(per_query(fused, qrels, ["ndcg_cut_10"])["ndcg_cut_10"].mean())  # type: ignore[arg-type]
         for point in grid:
             near = [means[other] for other in grid if max(abs(a - b) for a, b in zip(point, other, strict=True)) <= 1]
             smoothed = sum(near) / len(near)
