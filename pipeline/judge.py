@@ -25,14 +25,18 @@ def leaderboard(job: MainJob, *, blank: Blank) -> Leaderboard:
     """Run every stage that the data set allows and judge each on the validation and test queries."""
     outputs = dict(job.runs)
     notes = []
-    learned = "train" in job.dataset.qrels
+    obstacle = _obstacle(job) if job.settings.rankers else None
     for name in job.settings.rankers:
-        if learned:
+        if obstacle is None:
             outputs[name] = rank_with(job, name)
         elif job.settings.folds:
             outputs[name] = cross_validated(job, name)
-    if not learned and job.settings.rankers:
-        notes.append(_without_train(job))
+    if obstacle is not None and job.settings.folds:
+        notes.append(
+            f"{obstacle}: the learned rankers are judged by {job.settings.folds}-fold cross-validation by query"
+        )
+    elif obstacle is not None:
+        notes.append(f"{obstacle}: the learned rankers are skipped (--folds 5 judges them by cross-validation)")
     if "valid" not in job.dataset.qrels:
         notes.append("no validation split: fusion weights are even, and `fused` is put forward unseen")
     systems = [_system(job, name, output, outputs, blank) for name, output in outputs.items()]
@@ -53,10 +57,16 @@ def leaderboard(job: MainJob, *, blank: Blank) -> Leaderboard:
     )
 
 
-def _without_train(job: MainJob) -> str:
-    if job.settings.folds:
-        return f"no train split: the learned rankers are judged by {job.settings.folds}-fold cross-validation by query"
-    return "no train split: the learned rankers are skipped (--folds 5 judges them by cross-validation)"
+def _obstacle(job: MainJob) -> str | None:
+    """Why no ranker can be trained, or None."""
+    reached = read_run(job.fused_run).filter(pl.col("rank") <= job.settings.candidates)
+    for split in ("train", "valid"):
+        if split not in job.dataset.qrels:
+            return f"no {'train' if split == 'train' else 'validation'} split"
+        relevant = job.dataset.qrels[split].filter(pl.col("relevance") > 0)
+        if reached.join(relevant, on=["qid", "docid"], how="semi").is_empty():
+            return f"no {split} query has a relevant document among its {job.settings.candidates} candidates"
+    return None
 
 
 def _system(job: MainJob, name: str, output: StageOutput, outputs: Mapping[str, StageOutput], blank: Blank) -> System:

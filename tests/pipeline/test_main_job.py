@@ -190,6 +190,13 @@ def test_without_a_train_split_learned_stages_are_skipped_and_said(
         jobs.search("violin", home=tmp_path / "home", explain=True)
 
 
+def test_a_train_split_that_teaches_nothing_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    data = write_beir(tmp_path / "data", splits={"train": ["q0"], "test": [f"q{n}" for n in range(1, 12)]})
+    board = jobs.run(data, home=tmp_path / "home").leaderboard
+    assert [system.name for system in board.systems] == ["bm25", "dense", "fused"]
+    assert "no validation split: the learned rankers are skipped" in caplog.text
+
+
 def test_folds_judge_rankers_where_there_is_no_train_split(tmp_path: Path) -> None:
     data = write_beir(tmp_path / "data", splits={"test": [f"q{n}" for n in range(12)]})
     settings = Settings(rankers=("pointwise",), folds=3)
