@@ -1,6 +1,5 @@
 """Dense retrieval: unit vectors in FAISS. This is the one module that imports faiss."""
 
-import logging
 from pathlib import Path
 from typing import Any, Self
 
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 from retrieval.errors import InputError
 from retrieval.topk import as_run
 
-log = logging.getLogger(__name__)
+_GPU_DEPTH = 2048  # FAISS's own limit on a GPU
 
 
 def unit(vectors: NDArray[np.float32], name: str) -> NDArray[np.float32]:
@@ -62,7 +61,8 @@ class DenseIndex:
                 f"dense search: needs query vectors of shape {(len(qids), self.dimension)}; found {vectors.shape}"
             )
         depth = min(depth, self._host.ntotal)
-        scores, rows = self._index.search(unit(vectors, "queries"), depth)
+        index = self._index if depth <= _GPU_DEPTH else self._host
+        scores, rows = index.search(unit(vectors, "queries"), depth)
         scores = np.minimum(scores, 1.0)  # rounding puts a document's cosine with itself slightly above 1
         return as_run(qids, self.docids, list(zip(rows, scores, strict=True)), depth)
 
