@@ -4,12 +4,9 @@ Polars parses; where it refuses, or is known to lose something, Python reads the
 is wrong. Nested values become JSON text, so that every column is a scalar.
 """
 
-import codecs
 import csv
-import gzip
 import io
 import json
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -19,9 +16,9 @@ from typing import Any
 import polars as pl
 
 from retrieval.errors import InputError
+from retrieval.files import read_binary_file, read_text_file
 
 FORMATS = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
-_GZIP_MAGIC = b"\x1f\x8b"
 
 
 class _Unquoted(csv.excel_tab):
@@ -54,10 +51,9 @@ def read_records(path: Path) -> Records:
     suffix = Path(path.name.removesuffix(".gz")).suffix.lower()
     if suffix not in FORMATS:
         raise InputError(f"{path}: unknown format {suffix or path.name!r}; known are {', '.join(FORMATS)}")
-    data = _bytes(path)
     if suffix == ".parquet":
-        return _parquet(path, data)
-    data = _utf8(path, data)
+        return _parquet(path, read_binary_file(path))
+    data = read_text_file(path)
     if suffix in (".csv", ".tsv"):
         return _separated(path, data, "," if suffix == ".csv" else "\t")
     frame = _json_fast(data)
@@ -68,36 +64,8 @@ def read_records(path: Path) -> Records:
 
 def read_lines(path: Path) -> pl.DataFrame:
     """The lines of a text file that are not blank: `qid`, the line's number from 1, and `query`, its text."""
-    lines = [(number, line.decode().strip()) for number, line in _filled(_utf8(path, _bytes(path)))]
+    lines = [(number, line.decode().strip()) for number, line in _filled(read_text_file(path))]
     return pl.DataFrame(lines, schema={"qid": pl.Int64, "query": pl.String}, orient="row")
-
-
-def _bytes(path: Path) -> bytes:
-    try:
-        data = path.read_bytes()
-        if data.startswith(_GZIP_MAGIC):
-            data = gzip.decompress(data)
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file") from error
-    except (OSError, EOFError, zlib.error) as error:
-        raise InputError(f"{path}: cannot be read: {error}") from error
-    if not data.strip():
-        raise InputError(f"{path}: is empty")
-    return data
-
-
-def _utf8(path: Path, data: bytes) -> bytes:
-    data = data.removeprefix(codecs.BOM_UTF8)
-    if not data.isascii():
-        try:
-            data.decode()
-        except UnicodeDecodeError as error:
-            line = data.count(b"\n", 0, error.start) + 1
-            raise InputError(f"{path}, line {line}: is not UTF-8 text ({error.reason})") from error
-    if b"\0" in data:
-        line = data.count(b"\n", 0, data.index(b"\0")) + 1
-        raise InputError(f"{path}, line {line}: holds a NUL character")
-    return data
 
 
 def _filled(data: bytes) -> Iterator[tuple[int, bytes]]:

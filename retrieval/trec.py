@@ -1,10 +1,7 @@
 """TREC runs and judgements, read and written whole: no loop over rows, every refusal with its file and line."""
 
-import codecs
-import gzip
 import io
 import logging
-import zlib
 from collections.abc import Sequence
 from itertools import islice
 from os import PathLike
@@ -14,6 +11,7 @@ from typing import NoReturn
 import polars as pl
 
 from retrieval.errors import InputError
+from retrieval.files import read_text_file
 from retrieval.frames import QRELS, RUN, SCORED, check
 
 log = logging.getLogger(__name__)
@@ -23,7 +21,6 @@ QRELS_COLUMNS = ("qid", "iteration", "docid", "relevance")
 BEIR_COLUMNS = ("qid", "docid", "relevance")
 BEIR_HEADER = b"query-id\tcorpus-id\tscore"
 
-_GZIP_MAGIC = b"\x1f\x8b"
 # The characters that C's isspace() takes for space, as trec_eval does; the newline keeps its meaning.
 _SPACES = bytes.maketrans(b"\t\v\f\r", b"    ")
 _UNWRITABLE = r"^$|[ \t\n\v\f\r\x00]"
@@ -38,7 +35,7 @@ def read_run(path: str | PathLike[str]) -> pl.DataFrame:
     Raises InputError with file and line for a wrong number of columns, a score that is not a number and a document
     that appears twice for a query; with the file for one that is missing, empty or not UTF-8.
     """
-    source = _Source(Path(path), _read(Path(path)), RUN_COLUMNS)
+    source = _Source(Path(path), read_text_file(Path(path)), RUN_COLUMNS)
     table = source.table()
     score = table["score"].cast(pl.Float64, strict=False)
     wrong = score.is_null() | score.is_nan()
@@ -58,7 +55,7 @@ def read_qrels(path: str | PathLike[str]) -> pl.DataFrame:
     Raises InputError with file and line for a wrong number of columns, a relevance that is no integer and a document
     judged twice for a query; with the file for one that is missing, empty or not UTF-8.
     """
-    data = _read(Path(path))
+    data = read_text_file(Path(path))
     if data.partition(b"\n")[0].strip() == BEIR_HEADER:
         source = _Source(Path(path), data, BEIR_COLUMNS, separator="\t", header=1)
     else:
@@ -164,27 +161,4 @@ def _first(values: pl.Series, where: pl.Series) -> object:
 def _squeezed(data: bytes, longer: bytes, shorter: bytes) -> bytes:
     while longer in data:
         data = data.replace(longer, shorter)
-    return data
-
-
-def _read(path: Path) -> bytes:
-    """The file's bytes, unpacked where gzip packed them, known to be UTF-8 without NUL."""
-    try:
-        data = path.read_bytes()
-        if data.startswith(_GZIP_MAGIC):
-            data = gzip.decompress(data)
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file") from error
-    except (OSError, EOFError, zlib.error) as error:
-        raise InputError(f"{path}: cannot be read: {error}") from error
-    data = data.removeprefix(codecs.BOM_UTF8)
-    if not data.isascii():
-        try:
-            data.decode()
-        except UnicodeDecodeError as error:
-            line = data.count(b"\n", 0, error.start) + 1
-            raise InputError(f"{path}, line {line}: is not UTF-8 text ({error.reason})") from error
-    if b"\0" in data:
-        line = data.count(b"\n", 0, data.index(b"\0")) + 1
-        raise InputError(f"{path}, line {line}: holds a NUL character")
     return data
