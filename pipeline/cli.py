@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import polars as pl
 import typer
+from rich import box
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
@@ -26,6 +27,8 @@ from retrieval.errors import CascadeError, InputError
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 out = Console(soft_wrap=False)
 err = Console(stderr=True)
+_WIDE = 110
+"""Columns of a terminal that shows every figure; a narrower one shows those that decide."""
 
 Home = Annotated[
     Path | None,
@@ -157,39 +160,39 @@ def _promotion(result: jobs.RunResult) -> dict[str, Any] | None:
 
 def _leaderboard_table(board: Leaderboard) -> Table:
     blank = {"zero": "0", "one": "1", "skip": "nothing"}[board.blank]
-    table = Table(
-        title=f"{board.dataset}, {board.split}: {board.queries:,} queries",
-        caption=f"difference to {board.baseline}, the best earlier stage on validation; p by paired randomisation, "
-        f"Holm-corrected; a query with nothing relevant counts {blank}",
+    title = f"{board.dataset}, {board.split}: {board.queries:,} queries"
+    caption = (
+        f"difference to {board.baseline}, the best earlier stage on validation, with its 95 % interval; "
+        f"p: paired randomisation, Holm-corrected; a query with nothing relevant counts {blank}"
     )
-    table.add_column("system")
-    table.add_column("stage")
-    for heading in ("nDCG@10", "95 %", "difference", "95 %", "p", "nDCG@10 exp", "MRR", "R@100", "ms/query"):
-        table.add_column(heading, justify="right")
+    table = Table(title=title, caption=caption, box=box.SIMPLE_HEAD)
+    wide = out.width >= _WIDE
+    table.add_column("system", no_wrap=True)
+    if wide:
+        table.add_column("stage", no_wrap=True)
+    extra = ("nDCG@10 exp", "MRR", "R@100") if wide else ()
+    for heading in ("nDCG@10", "95 %", "difference", "p", *extra, "ms/query"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for system in board.systems:
-        versus = board.versus.get(system.name)
         m = system.metrics
-        table.add_row(
-            system.name,
-            system.stage,
-            f"{m['ndcg_cut_10']:.4f}",
-            f"{system.ci95[0]:.3f}–{system.ci95[1]:.3f}",
-            *(
-                (
-                    f"{versus.difference:+.4f}",
-                    f"{versus.ci95[0]:+.3f} to {versus.ci95[1]:+.3f}",
-                    f"{versus.p_value:.2g}",
-                )
-                if versus
-                else ("", "", "")
-            ),
-            f"{m['ndcg_exp_cut_10']:.4f}",
-            f"{m['recip_rank']:.4f}",
-            f"{m['recall_100']:.4f}",
-            f"{system.ms_per_query:.2f}",
-            style="bold" if system.name == board.selected else None,
-        )
+        versus = board.versus.get(system.name)
+        cells = [system.name, *([system.stage] if wide else []), f"{m['ndcg_cut_10']:.4f}", _interval(system.ci95)]
+        if versus is None:
+            cells += ["", ""]
+        else:
+            cells += [f"{versus.difference:+.3f} ({_interval(versus.ci95, sign='+')})", _p_value(versus.p_value)]
+        cells += [f"{m['ndcg_exp_cut_10']:.4f}", f"{m['recip_rank']:.4f}", f"{m['recall_100']:.3f}"] if wide else []
+        cells += [f"{system.ms_per_query:.1f}"]
+        table.add_row(*cells, style="bold" if system.name == board.selected else None)
     return table
+
+
+def _interval(interval: tuple[float, float], sign: str = "") -> str:
+    return f"{interval[0]:{sign}.3f} {interval[1]:{sign}.3f}"
+
+
+def _p_value(p: float) -> str:
+    return "<.001" if p < 0.001 else f"{p:.3f}"
 
 
 @app.command()
