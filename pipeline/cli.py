@@ -165,7 +165,7 @@ def _leaderboard_table(board: Leaderboard) -> Table:
         f"difference to {board.baseline}, the best earlier stage on validation, with its 95 % interval; "
         f"p: paired randomisation, Holm-corrected; a query with nothing relevant counts {blank}"
     )
-    table = Table(title=title, caption=caption, box=box.SIMPLE_HEAD)
+    table = Table(title=title, caption=caption, box=box.SIMPLE_HEAD, collapse_padding=True)
     wide = out.width >= _WIDE
     table.add_column("system", no_wrap=True)
     if wide:
