@@ -161,8 +161,9 @@ def _promotion(result: jobs.RunResult) -> dict[str, Any] | None:
 def _leaderboard_table(board: Leaderboard) -> Table:
     blank = {"zero": "0", "one": "1", "skip": "nothing"}[board.blank]
     title = f"{board.dataset}, {board.split}: {board.queries:,} queries"
+    chosen = ", the best earlier stage on validation" if "valid" in board.systems[0].per_query else ""
     caption = (
-        f"difference to {board.baseline}, the best earlier stage on validation, with its 95 % interval; "
+        f"difference to {board.baseline}{chosen}, with its 95 % interval; "
         f"p: paired randomisation, Holm-corrected; a query with nothing relevant counts {blank}"
     )
     table = Table(title=title, caption=caption, box=box.SIMPLE_HEAD, collapse_padding=True)
