@@ -20,7 +20,7 @@ from rich.text import Text
 
 from pipeline import jobs
 from pipeline.config import RANKERS, Settings
-from pipeline.results import Leaderboard
+from pipeline.results import Leaderboard, p_text
 from retrieval.checkpoint import DEFAULT_ENCODER
 from retrieval.errors import CascadeError, InputError
 
@@ -181,7 +181,7 @@ def _leaderboard_table(board: Leaderboard) -> Table:
         if versus is None:
             cells += ["", ""]
         else:
-            cells += [f"{versus.difference:+.3f} ({_interval(versus.ci95, sign='+')})", _p_value(versus.p_value)]
+            cells += [f"{versus.difference:+.3f} ({_interval(versus.ci95, sign='+')})", p_text(versus.p_value)]
         cells += [f"{m['ndcg_exp_cut_10']:.4f}", f"{m['recip_rank']:.4f}", f"{m['recall_100']:.3f}"] if wide else []
         cells += [f"{system.ms_per_query:.1f}"]
         table.add_row(*cells, style="bold" if system.name == board.selected else None)
@@ -190,10 +190,6 @@ def _leaderboard_table(board: Leaderboard) -> Table:
 
 def _interval(interval: tuple[float, float], sign: str = "") -> str:
     return f"{interval[0]:{sign}.3f} {interval[1]:{sign}.3f}"
-
-
-def _p_value(p: float) -> str:
-    return "<.001" if p < 0.001 else f"{p:.3f}"
 
 
 @app.command()
@@ -215,9 +211,7 @@ def search(
 
         asked = read_queries(queries)
     else:
-        from retrieval.queries import check_query
-
-        asked = pl.DataFrame({"qid": ["1"], "query": [check_query(query or "")]})
+        asked = pl.DataFrame({"qid": ["1"], "query": [query or ""]})
     found = jobs.search(asked, home=home, k=k, explain=explain)
     if as_json:
         _print_json({"queries": [_answer(row, found) for row in asked.iter_rows(named=True)]})

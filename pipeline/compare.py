@@ -6,9 +6,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.table import Table
 
 from pipeline.mlflow_database import DATABASE
+from pipeline.results import p_text
 from pipeline.tracking import Tracker
 from retrieval.errors import InputError
 
@@ -57,13 +59,16 @@ class Comparison:
     def table(self) -> Table:
         """For a terminal."""
         title = f"{self.dataset}, {self.split}: {self.queries:,} queries, blank queries: {self.blank}"
-        caption = f"champion, chosen on validation queries: {self.champion or 'none'}; data {self.fingerprint[:12]}"
-        table = Table(title=title, caption=caption)
+        baselines = ", ".join(sorted({row.baseline for row in self.rows}))
+        caption = (
+            f"difference to {baselines}; champion, chosen on validation queries: {self.champion or 'none'}; "
+            f"data {self.fingerprint[:12]}"
+        )
+        table = Table(title=title, caption=caption, box=box.SIMPLE_HEAD, collapse_padding=True)
         table.add_column("system", no_wrap=True)
-        table.add_column("stage")
-        for heading in ("nDCG@10 (95 %)", "difference", "p", "ms/query"):
+        for heading in ("nDCG@10", "95 %", "difference", "p", "ms/query"):
             table.add_column(heading, justify="right", no_wrap=True)
-        table.add_column("registry")
+        table.add_column("registry", no_wrap=True)
         for row in self.rows:
             table.add_row(*_cells(row), style="bold" if row.alias == "champion" else None)
         return table
@@ -143,10 +148,10 @@ def _cells(row: Row) -> list[str]:
     low, high = row.ci95
     return [
         row.name,
-        row.stage,
-        f"{row.ndcg_cut_10:.4f} [{low:.3f}, {high:.3f}]",
-        "baseline" if row.difference is None else f"{row.difference:+.4f} vs {row.baseline}",
-        "" if row.p_value is None else f"{row.p_value:.3f}",
+        f"{row.ndcg_cut_10:.4f}",
+        f"{low:.3f} {high:.3f}",
+        "baseline" if row.difference is None else f"{row.difference:+.4f}",
+        "" if row.p_value is None else p_text(row.p_value),
         f"{row.ms_per_query:.2f}",
-        "" if row.alias is None else f"{row.alias} (version {row.version})",
+        "" if row.alias is None else f"{row.alias} {row.version}",
     ]

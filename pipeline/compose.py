@@ -5,7 +5,9 @@ queries → retrieve (BM25, dense) → fuse → candidates → features → rank
 
 from collections.abc import Mapping
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from retrieval.frames import RUN, check, ranked
 
@@ -33,6 +35,6 @@ def candidates(runs: Mapping[str, pl.DataFrame], number: int) -> pl.DataFrame:
     return best
 
 
-def reranked(features: pl.DataFrame, scores: pl.Series) -> pl.DataFrame:
-    """A RUN of a FEATURES frame's rows by the ranker's `scores`."""
-    return ranked(features.select("qid", "docid", score=scores.cast(pl.Float32)))
+def reranked(features: pl.DataFrame, scores: NDArray[np.floating]) -> pl.DataFrame:
+    """A RUN of a FEATURES frame's rows by the ranker's `scores` [rows]."""
+    return ranked(features.select("qid", "docid", score=pl.Series(scores, dtype=pl.Float32)))

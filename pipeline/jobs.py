@@ -107,23 +107,27 @@ def _promote_and_publish(job: "MainJob", board: Leaderboard, home: Path) -> RunR
 
     selected = board.system(board.selected)
     try:
-        tracker = Tracker(home)
         job.progress("track", 0, 1)
+        tracker = Tracker(home)
         promotion = tracker.promote(board, tracker.log(board))
+        kept = tracker.champion_bundle(board.fingerprint) if promotion.status != "champion" else None
         job.progress("track", 1, 1)
     except CascadeError as error:
         log.warning("not tracked, and published without a comparison with the champion: %s", error)
         return RunResult(board, None, _publish(job, selected, home))
-    kept = tracker.champion_bundle(board.fingerprint) if promotion.status != "champion" else None
     if kept is not None:
         try:
             make_current(home, home / "bundles" / kept)
             return RunResult(board, promotion, home / "bundles" / kept)
         except (InputError, IntegrityError) as error:
             log.warning("the champion's bundle cannot be used (%s): this run's is published", error)
+    elif promotion.status == "challenger":
+        log.warning("the champion %s was never published: this run's is", promotion.champion)
     bundle = _publish(job, selected, home)
-    if promotion.status == "champion" or kept is None:
+    try:
         tracker.set_bundle(promotion, bundle.name)
+    except CascadeError as error:
+        log.warning("published %s, but MLflow does not know of it: %s", bundle.name, error)
     return RunResult(board, promotion, bundle)
 
 
@@ -168,11 +172,9 @@ def search(query: str | pl.DataFrame, *, home: Path | None = None, k: int = 10, 
 
     Opens the bundle anew each time: a service keeps one `Searcher` and asks it.
     """
-    from pipeline.searcher import Searcher
-    from retrieval.queries import check_query
+    from pipeline.searcher import Searcher, check_asked
 
     if isinstance(query, str):
-        query = pl.DataFrame({"qid": ["1"], "query": [check_query(query)]})
-    if k < 1:
-        raise InputError(f"k must be at least 1; found {k}")
+        query = pl.DataFrame({"qid": ["1"], "query": [query]})
+    check_asked(query, k)  # before a bundle is read for nothing
     return Searcher.open((home or default_home()).resolve()).search(query, k=k, explain=explain)

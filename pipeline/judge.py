@@ -71,15 +71,17 @@ def _obstacle(job: MainJob) -> str | None:
 
 def _system(job: MainJob, name: str, output: StageOutput, outputs: Mapping[str, StageOutput], blank: Blank) -> System:
     run = read_run(output)
+    ranker = output.path / "ranker"
+    # Cross-validation ranks the test queries alone: it has no one ranker that validation could be asked about.
+    ranked = ("valid", "test") if name in STAGE_OF or ranker.exists() else ("test",)
     figures = {
         split: per_query(_of(run, job.dataset.qrels[split]), job.dataset.qrels[split], METRICS)
-        for split in ("valid", "test")
+        for split in ranked
         if split in job.dataset.qrels
     }
     test = job.dataset.qrels["test"]
     by_k = mean(per_query(_of(run, test), test, [f"ndcg_cut_{k}" for k in CURVE_AT]), blank)
     stage_ms = _stage_ms(job, name, output, outputs)
-    ranker = output.path / "ranker"
     return System(
         name=name,
         stage=STAGE_OF.get(name, "rank"),
@@ -128,12 +130,12 @@ def _params(job: MainJob, name: str, outputs: Mapping[str, StageOutput]) -> dict
 
 
 def _best(systems: Sequence[System]) -> System:
-    """The best mean on validation, earlier stages first among equals; without validation, the last (most fused) one.
+    """The best mean on validation, earlier stages first among equals; without validation, the fused one.
 
     Which ranking is best is never read off the test queries.
     """
     if "valid" not in systems[0].per_query:
-        return next((system for system in systems if system.name == "fused"), systems[-1])
+        return next(system for system in systems if system.name == "fused")
     return max(systems, key=lambda system: mean(system.per_query["valid"].select("qid", HEADLINE), "zero")[HEADLINE])
 
 

@@ -10,14 +10,20 @@ import polars as pl
 
 from pipeline import build
 from pipeline.compose import reranked
-from pipeline.mainjob import MainJob, fingerprint_of
+from pipeline.mainjob import MainJob, code_of, fingerprint_of, versions, write_timing
 from pipeline.stages import StageOutput
 from rankers.protocol import Ranker
 from retrieval.frames import QRELS
 from retrieval.splits import cut_validation, unit_hash
 
 EXPLAINED_ROWS = 2000
-LEARN_CODE = tuple(f"rankers/{path.name}" for path in sorted((Path(__file__).parent.parent / "rankers").glob("*.py")))
+LEARN_CODE = (
+    *code_of("rankers"),
+    "pipeline/learn.py",
+    "pipeline/build.py",
+    "pipeline/compose.py",
+    "retrieval/splits.py",
+)
 
 
 def rank_with(job: MainJob, name: str) -> StageOutput:
@@ -42,7 +48,7 @@ def rank_with(job: MainJob, name: str) -> StageOutput:
     return job.stages.run(
         f"rank-{name}",
         inputs={"features": job.features.key, **_qrels_keys(job)},
-        settings={"seed": job.settings.seed},
+        settings={"seed": job.settings.seed, **versions("lightgbm", "torch")},
         code=LEARN_CODE,
         make=make,
     )
@@ -76,15 +82,15 @@ def cross_validated(job: MainJob, name: str) -> StageOutput:
                 log=Curve(job, name),
             )
             start = time.perf_counter()
-            held_out.append(reranked(mine, pl.Series(ranker.score(mine))))
+            held_out.append(reranked(mine, ranker.score(mine)))
             milliseconds += 1000 * (time.perf_counter() - start)
         pl.concat(held_out).write_parquet(folder / "run.parquet")
-        _write_ms(folder, milliseconds / len(fold_of))
+        write_timing(folder, milliseconds / len(fold_of))
 
     return job.stages.run(
         f"rank-{name}",
         inputs={"features": job.features.key, **_qrels_keys(job)},
-        settings={"seed": job.settings.seed, "folds": folds},
+        settings={"seed": job.settings.seed, "folds": folds, **versions("lightgbm", "torch")},
         code=LEARN_CODE,
         make=make,
     )
@@ -124,13 +130,9 @@ def importance(ranker: Ranker, features: pl.DataFrame) -> dict[str, float]:
 
 def _rank(ranker: Ranker, features: pl.DataFrame, folder: Path) -> None:
     start = time.perf_counter()
-    run = reranked(features, pl.Series(ranker.score(features)))
-    _write_ms(folder, 1000 * (time.perf_counter() - start) / max(features["qid"].n_unique(), 1))
+    run = reranked(features, ranker.score(features))
+    write_timing(folder, 1000 * (time.perf_counter() - start) / max(features["qid"].n_unique(), 1))
     run.write_parquet(folder / "run.parquet")
-
-
-def _write_ms(folder: Path, milliseconds: float) -> None:
-    (folder / "timing.json").write_text(json.dumps({"ms_per_query": milliseconds}))
 
 
 def _qrels_keys(job: MainJob) -> dict[str, str]:

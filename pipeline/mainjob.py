@@ -35,9 +35,6 @@ LEXICAL_CODE = ("retrieval/analysis.py", "retrieval/lexicon.py", "retrieval/bm25
 ENCODER_CODE = ("retrieval/encoder.py",)
 DENSE_CODE = ("retrieval/dense.py",)
 SEARCH_CODE = ("retrieval/topk.py", "retrieval/frames.py")
-FEATURE_CODE = tuple(
-    f"features/{path.name}" for path in sorted((Path(__file__).parent.parent / "features").glob("*.py"))
-)
 
 
 class MainJob:
@@ -71,7 +68,7 @@ class MainJob:
         return self.stages.run(
             "lexical",
             inputs={"docs": self.docs_key},
-            settings={"language": s.language, "k1": s.k1, "b": s.b, **_versions("bm25s", "PyStemmer")},
+            settings={"language": s.language, "k1": s.k1, "b": s.b, **versions("bm25s", "PyStemmer")},
             code=LEXICAL_CODE,
             make=make,
         )
@@ -97,7 +94,7 @@ class MainJob:
         return self.stages.run(
             "document-vectors",
             inputs={"docs": self.docs_key, "encoder": self.encoder_key},
-            settings=_versions("torch", "sentence-transformers"),
+            settings=versions("torch", "sentence-transformers"),
             code=ENCODER_CODE,
             make=make,
         )
@@ -124,13 +121,13 @@ class MainJob:
             self.progress("encode queries", 0, self.queries.height)
             start = time.perf_counter()
             np.save(folder / VECTORS, self._encoder.queries(self.queries["query"].to_list()))
-            _write_timing(folder, start, self.queries.height)
+            write_timing(folder, self._ms_since(start))
             self.progress("encode queries", self.queries.height, self.queries.height)
 
         return self.stages.run(
             "query-vectors",
             inputs={"queries": self._queries_key, "encoder": self.encoder_key},
-            settings=_versions("torch", "sentence-transformers"),
+            settings=versions("torch", "sentence-transformers"),
             code=ENCODER_CODE,
             make=make,
         )
@@ -141,7 +138,7 @@ class MainJob:
             index = BM25.load(self.lexical.path)
             start = time.perf_counter()
             index.search(self.queries, self.settings.depth).write_parquet(folder / "run.parquet")
-            _write_timing(folder, start, self.queries.height)
+            write_timing(folder, self._ms_since(start))
 
         return self.stages.run(
             "bm25",
@@ -158,7 +155,7 @@ class MainJob:
             vectors = read_vectors(self.query_vectors)
             start = time.perf_counter()
             index.search(self.queries["qid"], vectors, self.settings.depth).write_parquet(folder / "run.parquet")
-            _write_timing(folder, start, self.queries.height, plus=read_timing(self.query_vectors))
+            write_timing(folder, self._ms_since(start) + read_timing(self.query_vectors))
 
         return self.stages.run(
             "dense-run",
@@ -184,7 +181,7 @@ class MainJob:
             fitted.save(folder / "fusion.json")
             start = time.perf_counter()
             fitted.fuse(runs, self.settings.depth).write_parquet(folder / "run.parquet")
-            _write_timing(folder, start, self.queries.height)
+            write_timing(folder, self._ms_since(start))
             self.progress("fuse", 1, 1)
 
         return self.stages.run(
@@ -197,6 +194,10 @@ class MainJob:
             code=("retrieval/fusion.py", "retrieval/metrics.py", *SEARCH_CODE),
             make=make,
         )
+
+    def _ms_since(self, start: float) -> float:
+        """Milliseconds a query since `start`."""
+        return 1000 * (time.perf_counter() - start) / max(self.queries.height, 1)
 
     @property
     def _retrieved(self) -> dict[str, StageOutput]:
@@ -225,7 +226,7 @@ class MainJob:
                 query_vectors=vectors,
                 document_vectors=documents,
             ).write_parquet(folder / "features.parquet")
-            _write_timing(folder, start, self.queries.height)
+            write_timing(folder, self._ms_since(start))
             self.progress("compute features", 1, 1)
 
         return self.stages.run(
@@ -237,7 +238,7 @@ class MainJob:
                 **{stage: output.key for stage, output in self.runs.items()},
             },
             settings={"candidates": self.settings.candidates, "features": list(FEATURES)},
-            code=("pipeline/compose.py", *FEATURE_CODE),
+            code=("pipeline/compose.py", *code_of("features")),
             make=make,
         )
 
@@ -264,10 +265,14 @@ def read_timing(output: StageOutput) -> float:
     return timing["ms_per_query"]
 
 
-def _write_timing(folder: Path, start: float, queries: int, plus: float = 0.0) -> None:
-    milliseconds = 1000 * (time.perf_counter() - start) / max(queries, 1) + plus
-    (folder / "timing.json").write_text(json.dumps({"ms_per_query": milliseconds}))
+def write_timing(folder: Path, ms_per_query: float) -> None:
+    (folder / "timing.json").write_text(json.dumps({"ms_per_query": ms_per_query}))
 
 
-def _versions(*packages: str) -> dict[str, str]:
+def code_of(room: str) -> tuple[str, ...]:
+    """Every module file of a room, for a stage's key."""
+    return tuple(f"{room}/{path.name}" for path in sorted((Path(__file__).parent.parent / room).glob("*.py")))
+
+
+def versions(*packages: str) -> dict[str, str]:
     return {package: version(package) for package in packages}

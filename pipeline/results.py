@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 import polars as pl
 
+from retrieval.metrics import Blank
+
 StageName = Literal["retrieve", "fuse", "rank", "rerank"]
 
 
@@ -53,6 +55,11 @@ class Versus:
     p_value: float
 
 
+def p_text(p_value: float) -> str:
+    """A p-value as tables show it."""
+    return "<.001" if p_value < 0.001 else f"{p_value:.3f}"
+
+
 @dataclass(frozen=True)
 class Leaderboard:
     """Every system of one run on one data set, judged on the same queries.
@@ -67,7 +74,7 @@ class Leaderboard:
     dataset: str
     fingerprint: str
     split: str
-    blank: str
+    blank: Blank
     queries: int
     systems: Sequence[System]
     baseline: str

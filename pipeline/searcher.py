@@ -65,19 +65,17 @@ class Searcher:
         Raises InputError for k below 1 and for a query that `retrieval.queries.check_query` refuses. A k beyond the
         corpus is warned about and gives all there is.
         """
-        check(queries, QUERIES, "queries")
-        check_queries(queries["query"], lambda row: f"query {queries['qid'][row]}")
-        if k < 1:
-            raise InputError(f"k must be at least 1; found {k}")
+        check_asked(queries, k)
         if k > self._docs.height:
             log.warning("k is %d, the corpus holds %d documents: all are returned", k, self._docs.height)
             k = self._docs.height
         if explain and self._ranker is None:
             raise InputError(f"the current system is `{self.system}`, which has no features to explain")
         found, run = self._rank(queries, k)
-        if explain:
+        if explain and self._ranker is not None:
             features = found.join(run, on=["qid", "docid"], how="semi", maintain_order="left")
-            run = run.join(self._contributions(features), on=["qid", "docid"], how="left", maintain_order="left")
+            reasons = _contributions(self._ranker, features)
+            run = run.join(reasons, on=["qid", "docid"], how="left", maintain_order="left")
         scores = found.select(
             "qid", "docid", *(pl.col(f"{stage}_score").alias(stage) for stage in ("bm25", "dense", FUSED))
         )
@@ -103,22 +101,29 @@ class Searcher:
             document_vectors=self._dense.vectors,
             names=self._ranker.feature_names,
         )
-        run = reranked(features, pl.Series(np.asarray(self._ranker.score(features), dtype=np.float32)))
+        run = reranked(features, self._ranker.score(features))
         return found.join(features, on=["qid", "docid"], maintain_order="left"), run.filter(pl.col("rank") <= k)
-
-    def _contributions(self, features: pl.DataFrame) -> pl.DataFrame:
-        """qid, docid and `contributions`, largest absolute contribution first."""
-        if self._ranker is None:
-            raise InputError(f"the system `{self.system}` has no features to explain")
-        names = list(self._ranker.feature_names)
-        parts = np.asarray(self._ranker.explain(features))[:, :-1]
-        values = features.select(names).to_numpy()
-        order = np.argsort(-np.abs(parts), axis=1, kind="stable")
-        rows = [
-            [{"feature": names[c], "value": float(values[r, c]), "contribution": float(parts[r, c])} for c in order[r]]
-            for r in range(features.height)
-        ]
-        return features.select("qid", "docid").with_columns(contributions=pl.Series(rows, dtype=_CONTRIBUTIONS))
 
 
 _CONTRIBUTIONS = pl.List(pl.Struct({"feature": pl.String, "value": pl.Float64, "contribution": pl.Float64}))
+
+
+def check_asked(queries: pl.DataFrame, k: int) -> None:
+    """Raise InputError for queries that may not be asked (see `retrieval.queries`) and for k below 1."""
+    check(queries, QUERIES, "queries")
+    check_queries(queries["query"], lambda row: f"query {queries['qid'][row]}")
+    if k < 1:
+        raise InputError(f"k must be at least 1; found {k}")
+
+
+def _contributions(ranker: Ranker, features: pl.DataFrame) -> pl.DataFrame:
+    """qid, docid and `contributions`, largest absolute contribution first."""
+    names = list(ranker.feature_names)
+    parts = np.asarray(ranker.explain(features))[:, :-1]
+    values = features.select(names).to_numpy()
+    order = np.argsort(-np.abs(parts), axis=1, kind="stable")
+    rows = [
+        [{"feature": names[c], "value": float(values[r, c]), "contribution": float(parts[r, c])} for c in order[r]]
+        for r in range(features.height)
+    ]
+    return features.select("qid", "docid").with_columns(contributions=pl.Series(rows, dtype=_CONTRIBUTIONS))

@@ -14,7 +14,6 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import cast
 
 import polars as pl
 from mlflow.entities import (
@@ -36,7 +35,7 @@ from pipeline.mlflow_model import save_model
 from pipeline.promotion import Promotion, judge
 from pipeline.results import Leaderboard, System
 from retrieval.errors import CascadeError
-from retrieval.metrics import Blank, mean
+from retrieval.metrics import mean
 
 __all__ = ["Promotion", "Tracker"]
 
@@ -233,7 +232,7 @@ class Tracker:
             if champion.version == mine.version:
                 reason = f"{label} is the champion already"
                 return Promotion(name, "unchanged", model, number, name, None, None, reason)
-            verdict = judge(self._validation(mine.run_id), self._validation(champion.run_id), _blank(board))
+            verdict = judge(self._validation(mine.run_id), self._validation(champion.run_id), board.blank)
             figures = (verdict.p_value, verdict.difference)
             other = f"{name} (version {champion.version})"
             if not verdict.better:
@@ -302,10 +301,6 @@ def _slug(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "data"
 
 
-def _blank(board: Leaderboard) -> Blank:
-    return cast(Blank, board.blank)
-
-
 def _dataset_input(board: Leaderboard) -> DatasetInput:
     source = json.dumps({"tags": {"fingerprint": board.fingerprint}})
     profile = json.dumps({"split": board.split, "queries": board.queries})
@@ -323,7 +318,7 @@ def _figures(system: System, board: Leaderboard) -> Iterator[tuple[str, float, i
     yield from ((f"ms.{stage}", value, 0) for stage, value in system.stage_ms.items())
     yield from (("test.ndcg_by_k", value, k) for k, value in system.ndcg_by_k.items())
     if "valid" in system.per_query:
-        means = mean(system.per_query["valid"], _blank(board))
+        means = mean(system.per_query["valid"], board.blank)
         yield from ((f"valid.{name}", value, 0) for name, value in means.items())
 
 

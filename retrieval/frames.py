@@ -38,11 +38,6 @@ def check(frame: pl.DataFrame, schema: Schema, name: str) -> pl.DataFrame:
     return frame
 
 
-def empty(schema: Schema) -> pl.DataFrame:
-    """A frame of no rows with `schema`."""
-    return pl.DataFrame(schema=dict(schema))
-
-
 def ranked(scored: pl.DataFrame, depth: int | None = None) -> pl.DataFrame:
     """Rank `scored` (qid, docid, score) into a RUN: the only sort in Cascade.
 

@@ -83,6 +83,9 @@ def fit(runs: Mapping[str, pl.DataFrame], qrels: pl.DataFrame, *, steps: int = 2
     peak is mostly noise.
     """
     check(qrels, QRELS, "validation qrels")
+    if not (qrels["relevance"] > 0).any():
+        log.warning("nothing is relevant to any validation query: fusion weights are even")
+        return even(list(runs))
     stages = list(runs)
     grid = [w for w in product(range(steps + 1), repeat=len(stages)) if sum(w) == steps]
     best: tuple[float, Fusion] | None = None

@@ -97,11 +97,6 @@ class Lexicon:
         df = self.document_frequency
         return np.log1p((len(self.docids) - df + 0.5) / (df + 0.5)).astype(np.float32)
 
-    @cached_property
-    def row_of(self) -> pl.DataFrame:
-        """The docid → row map: docid String, row Int32."""
-        return pl.DataFrame({"docid": self.docids}).with_row_index("row").cast({"row": pl.Int32})
-
     def encode(self, texts: list[str]) -> Ragged:
         """Query texts as term ids; a term that the corpus does not hold is UNKNOWN (−1)."""
         return Ragged.of([[self.vocabulary.get(term, UNKNOWN) for term in row] for row in self.analyzer.analyze(texts)])

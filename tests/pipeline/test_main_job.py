@@ -175,6 +175,23 @@ def test_an_altered_bundle_is_refused_and_the_message_says_what_to_do(home: Path
     assert jobs.search("file", home=home, k=1).height == 1
 
 
+def test_a_damaged_champion_is_published_anew_once(
+    home: Path, first: RunResult, caplog: pytest.LogCaptureFixture
+) -> None:
+    victim = first.bundle / "fusion.json"
+    whole = victim.read_bytes()
+    try:
+        victim.write_bytes(whole + b" ")
+        anew = jobs.run("pydocs", home=home, settings=QUICK, limit=LIMIT).bundle
+        assert "the champion's bundle cannot be used" in caplog.text
+        assert anew != first.bundle
+        caplog.clear()
+        assert jobs.run("pydocs", home=home, settings=QUICK, limit=LIMIT).bundle == anew
+        assert "cannot be used" not in caplog.text
+    finally:
+        victim.write_bytes(whole)
+
+
 def test_without_a_train_split_learned_stages_are_skipped_and_said(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -202,6 +219,7 @@ def test_folds_judge_rankers_where_there_is_no_train_split(tmp_path: Path) -> No
     settings = Settings(rankers=("pointwise",), folds=3)
     board = jobs.run(data, home=tmp_path / "home", settings=settings).leaderboard
     assert board.system("pointwise").per_query["test"].height == 12
+    assert "valid" not in board.system("pointwise").per_query
     assert board.selected == "fused"
 
 

@@ -16,17 +16,17 @@ FAMILY_OF = {"pointwise": "pointwise", "lambdamart": "listwise", "ranknet": "pai
 
 
 @pytest.fixture(scope="module")
-def test_frame() -> pl.DataFrame:
+def unseen() -> pl.DataFrame:
     return judged(150, seed=8)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_beats_the_best_single_feature_and_chance(rankers, name, test_frame):
-    x = test_frame.select(pl.col(FEATURES).fill_nan(-1.0)).to_numpy()
-    best = max(ndcg(test_frame, sign * x[:, f]) for f in range(x.shape[1]) for sign in (1, -1))
-    chance = ndcg(test_frame, np.random.default_rng(0).normal(size=test_frame.height))
+def test_beats_the_best_single_feature_and_chance(rankers, name, unseen):
+    x = unseen.select(pl.col(FEATURES).fill_nan(-1.0)).to_numpy()
+    best = max(ndcg(unseen, sign * x[:, f]) for f in range(x.shape[1]) for sign in (1, -1))
+    chance = ndcg(unseen, np.random.default_rng(0).normal(size=unseen.height))
     assert chance < best
-    assert ndcg(test_frame, rankers[name].score(test_frame)) > best + 0.1
+    assert ndcg(unseen, rankers[name].score(unseen)) > best + 0.1
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -38,25 +38,25 @@ def test_says_what_it_is(rankers, name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_score_belongs_to_its_row(rankers, name, test_frame):
+def test_a_score_belongs_to_its_row(rankers, name, unseen):
     """Whatever the order of rows and columns, and whatever other queries are scored along with it."""
     ranker = rankers[name]
-    scores = ranker.score(test_frame)
+    scores = ranker.score(unseen)
     assert scores.dtype == np.float32
-    assert scores.shape == (test_frame.height,)
-    rows = np.random.default_rng(1).permutation(test_frame.height)
-    other = test_frame.select(*reversed(test_frame.columns))[rows]
+    assert scores.shape == (unseen.height,)
+    rows = np.random.default_rng(1).permutation(unseen.height)
+    other = unseen.select(*reversed(unseen.columns))[rows]
     np.testing.assert_allclose(ranker.score(other), scores[rows], atol=1e-6)
-    np.testing.assert_allclose(ranker.explain(other), ranker.explain(test_frame)[rows], atol=1e-6)
-    alone = test_frame["qid"] == test_frame["qid"][0]
-    np.testing.assert_allclose(ranker.score(test_frame.filter(alone)), scores[alone.to_numpy()], atol=1e-6)
+    np.testing.assert_allclose(ranker.explain(other), ranker.explain(unseen)[rows], atol=1e-6)
+    alone = unseen["qid"] == unseen["qid"][0]
+    np.testing.assert_allclose(ranker.score(unseen.filter(alone)), scores[alone.to_numpy()], atol=1e-6)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_contributions_and_base_value_sum_to_the_score(rankers, name, test_frame):
-    contributions = rankers[name].explain(test_frame)
-    assert contributions.shape == (test_frame.height, len(FEATURES) + 1)
-    np.testing.assert_allclose(contributions.sum(axis=1), rankers[name].score(test_frame), atol=1e-4)
+def test_contributions_and_base_value_sum_to_the_score(rankers, name, unseen):
+    contributions = rankers[name].explain(unseen)
+    assert contributions.shape == (unseen.height, len(FEATURES) + 1)
+    np.testing.assert_allclose(contributions.sum(axis=1), rankers[name].score(unseen), atol=1e-4)
     assert np.ptp(contributions[:, -1]) < 1e-9
     by_feature = dict(zip(FEATURES, np.abs(contributions).mean(axis=0), strict=False))
     assert by_feature["constant"] == 0.0
@@ -64,17 +64,17 @@ def test_contributions_and_base_value_sum_to_the_score(rankers, name, test_frame
 
 
 @pytest.mark.parametrize("name", ["pointwise from bm25", "lambdamart", "ranknet"])
-def test_missing_columns_are_named_and_no_rows_give_no_scores(rankers, name, test_frame):
+def test_missing_columns_are_named_and_no_rows_give_no_scores(rankers, name, unseen):
     for method in (rankers[name].score, rankers[name].explain):
         with pytest.raises(InputError, match=r"features: missing the feature columns dense, noise_2$"):
-            method(test_frame.drop("dense", "noise_2"))
-    assert rankers[name].score(test_frame.clear()).shape == (0,)
-    assert rankers[name].explain(test_frame.clear()).shape == (0, len(FEATURES) + 1)
+            method(unseen.drop("dense", "noise_2"))
+    assert rankers[name].score(unseen.clear()).shape == (0,)
+    assert rankers[name].explain(unseen.clear()).shape == (0, len(FEATURES) + 1)
 
 
 @pytest.mark.parametrize("name", ["lambdamart", "ranknet"])
-def test_scores_the_same_from_many_threads_and_leaves_torch_as_it_was(rankers, name, test_frame):
-    queries = test_frame.partition_by("qid")[:40]
+def test_scores_the_same_from_many_threads_and_leaves_torch_as_it_was(rankers, name, unseen):
+    queries = unseen.partition_by("qid")[:40]
     alone = [rankers[name].score(query) for query in queries]
     before = torch.get_num_threads()
     with ThreadPoolExecutor(8) as pool:
@@ -98,9 +98,9 @@ def test_the_same_seed_gives_the_same_bytes_whatever_the_order_of_rows(rankers, 
 
 
 @pytest.mark.parametrize("name", ["lambdamart", "ranknet"])
-def test_another_seed_gives_another_model(rankers, name, test_frame):
+def test_another_seed_gives_another_model(rankers, name, unseen):
     other = fitted(name, seed=8)
-    assert not np.array_equal(other.score(test_frame), rankers[name].score(test_frame))
+    assert not np.array_equal(other.score(unseen), rankers[name].score(unseen))
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -52,6 +52,12 @@ def test_weights_are_fitted_to_the_stage_that_is_right() -> None:
     assert sum(fitted.weights.values()) == pytest.approx(1)
 
 
+def test_where_nothing_is_relevant_the_weights_are_even(caplog: pytest.LogCaptureFixture) -> None:
+    qrels = pl.DataFrame([("q", "a", 0), ("q", "b", -1)], schema=dict(QRELS), orient="row")
+    assert fit(RUNS, qrels) == even(["bm25", "dense"])
+    assert "nothing is relevant to any validation query" in caplog.text
+
+
 def test_stored_and_read_back_and_refused_without_its_stages(tmp_path: Path) -> None:
     fusion = even(["bm25", "dense"])
     fusion.save(tmp_path / "fusion.json")
