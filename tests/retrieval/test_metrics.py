@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retrieval.errors import InputError
-from retrieval.frames import QRELS, SCORED, empty
+from retrieval.frames import QRELS, SCORED
 from retrieval.metrics import evaluate, fill_blank, mean, per_query
 
 Run = dict[str, dict[str, float]]
@@ -182,7 +182,7 @@ def test_absent_queries_stay_and_unjudged_ones_are_counted(caplog: pytest.LogCap
 
 def test_an_empty_run_counts_zero_everywhere() -> None:
     _, qrels = frames({}, {"q": {"a": 1}})
-    assert set(evaluate(empty(SCORED), qrels, ALL).values()) == {0.0}
+    assert set(evaluate(pl.DataFrame(schema=dict(SCORED)), qrels, ALL).values()) == {0.0}
 
 
 @pytest.mark.parametrize(
