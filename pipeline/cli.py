@@ -1,45 +1,30 @@
 """The command line: every command is a thin face on a job of `pipeline.jobs`."""
 
-import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import polars as pl
 import typer
 from rich import box
-from rich.console import Console
-from rich.logging import RichHandler
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
 from pipeline import jobs
 from pipeline.config import RANKERS, Settings
 from pipeline.results import Leaderboard, p_text
+from pipeline.terminal import WIDE, AsJson, Home, Lines, err, out, print_json, progress
 from retrieval.checkpoint import DEFAULT_ENCODER
 from retrieval.errors import CascadeError, InputError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-out = Console(soft_wrap=False)
-err = Console(stderr=True)
-_WIDE = 110
-"""Columns of a terminal that shows every figure; a narrower one shows those that decide."""
-
-Home = Annotated[
-    Path | None,
-    typer.Option("--home", help="Folder that holds all state.", envvar="CASCADE_HOME", show_default=".cascade"),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
 
 
 def main() -> None:
     """Run a command. Refused input is one line on stderr and exit code 2; nothing prints a stack trace at a user."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[_Lines()])
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[Lines()])
     try:
         app(standalone_mode=True)
     except CascadeError as error:
@@ -51,40 +36,6 @@ def main() -> None:
     except BrokenPipeError:
         # The reader of a pipe (head, say) has left: that is no error of ours.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-class _Lines(RichHandler):
-    """Warnings as single lines on stderr, above any progress bar, each said once."""
-
-    def __init__(self) -> None:
-        super().__init__(console=err, show_time=False, show_path=False, show_level=True, markup=False, highlighter=None)
-        self._said: set[str] = set()
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if record.getMessage() not in self._said:
-            self._said.add(record.getMessage())
-            super().emit(record)
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[str, int, int], None]]:
-    """Progress bars on stderr, one a stage; none where stderr is no terminal."""
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bars:
-        tasks: dict[str, TaskID] = {}
-
-        def show(stage: str, done: int, total: int) -> None:
-            if stage not in tasks:
-                tasks[stage] = bars.add_task(stage, total=None)
-            bars.update(tasks[stage], completed=done, total=total or None)
-
-        yield show
 
 
 def _mapping(pairs: str | None) -> dict[str, str] | None:
@@ -131,7 +82,7 @@ def run(
             "seed": seed,
         }
     )
-    with _progress() as show:
+    with progress() as show:
         result = jobs.run(
             data,
             home=home,
@@ -145,7 +96,7 @@ def run(
             progress=show,
         )
     if as_json:
-        _print_json({**result.leaderboard.as_json(), "bundle": result.bundle.name, "promotion": _promotion(result)})
+        print_json({**result.leaderboard.as_json(), "bundle": result.bundle.name, "promotion": _promotion(result)})
         return
     out.print(_leaderboard_table(result.leaderboard))
     if result.promotion:
@@ -167,7 +118,7 @@ def _leaderboard_table(board: Leaderboard) -> Table:
         f"p: paired randomisation, Holm-corrected; a query with nothing relevant counts {blank}"
     )
     table = Table(title=title, caption=caption, box=box.SIMPLE_HEAD, collapse_padding=True)
-    wide = out.width >= _WIDE
+    wide = out.width >= WIDE
     table.add_column("system", no_wrap=True)
     if wide:
         table.add_column("stage", no_wrap=True)
@@ -214,7 +165,7 @@ def search(
         asked = pl.DataFrame({"qid": ["1"], "query": [query or ""]})
     found = jobs.search(asked, home=home, k=k, explain=explain)
     if as_json:
-        _print_json({"queries": [_answer(row, found) for row in asked.iter_rows(named=True)]})
+        print_json({"queries": [_answer(row, found) for row in asked.iter_rows(named=True)]})
         return
     for row in asked.iter_rows(named=True):
         out.print(_results_table(row["query"], found.filter(pl.col("qid") == row["qid"]), explain))
@@ -264,7 +215,7 @@ def score(
     scores = jobs.score(run_file, qrels, metrics=names, against=against, blank=jobs.blank_policy(blank))
     if as_json:
         rows = {"per_query": scores.per_query.to_dicts()} if per_query else {}
-        _print_json({**scores.as_json(), **rows})
+        print_json({**scores.as_json(), **rows})
         return
     out.print(render(scores))
     if per_query:
@@ -287,7 +238,7 @@ def compare(
     folder = (home or jobs.default_home()).resolve()
     comparisons = compare_systems(folder, dataset)
     if as_json:
-        _print_json({"datasets": [comparison.as_json() for comparison in comparisons]})
+        print_json({"datasets": [comparison.as_json() for comparison in comparisons]})
         return
     for comparison in comparisons:
         out.print(comparison.table())
@@ -311,10 +262,6 @@ def features() -> None:
     for name, about in describe():
         table.add_row(name, about)
     out.print(table)
-
-
-def _print_json(value: Any) -> None:
-    sys.stdout.write(json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 if __name__ == "__main__":
