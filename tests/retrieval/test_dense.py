@@ -59,3 +59,23 @@ def test_bad_vectors_are_refused_by_row_and_shape() -> None:
         DenseIndex.build(VECTORS, DOCIDS[:49])
     with pytest.raises(InputError, match=r"needs query vectors of shape \(3, 8\); found \(3, 4\)"):
         DenseIndex.build(VECTORS, DOCIDS).search(QIDS, QUERIES[:, :4], 5)
+
+
+def test_a_query_finds_the_same_alone_and_among_others_bit_by_bit() -> None:
+    """Past some 1e4 documents FAISS multiplies a batch by BLAS and one query by its own loops, which round apart."""
+    rng = np.random.default_rng(1)
+    documents = rng.normal(size=(40_000, 32)).astype(np.float32)
+    index = DenseIndex.build(documents, pl.Series("docid", [f"d{n:05}" for n in range(40_000)]))
+    qids = pl.Series("qid", [f"q{n:02}" for n in range(64)])
+    queries = rng.normal(size=(64, 32)).astype(np.float32)
+    together = index.search(qids, queries, 100)
+    alone = pl.concat([index.search(qids[at : at + 1], queries[at : at + 1], 100) for at in range(64)])
+    assert together.equals(alone)
+
+
+def test_documents_that_tie_at_the_depth_are_cut_by_docid() -> None:
+    """FAISS keeps whichever of equal documents it met first; `ranked` has one rule for ties."""
+    documents = np.tile(VECTORS[:1], (500, 1))
+    index = DenseIndex.build(documents, pl.Series("docid", [f"d{n:03}" for n in range(500)]))
+    run = index.search(QIDS, QUERIES, 3)
+    assert run["docid"].to_list() == ["d499", "d498", "d497"] * 3

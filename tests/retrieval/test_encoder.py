@@ -27,6 +27,13 @@ def test_vectors_have_unit_length_and_keep_the_order_of_the_texts(encoder: Encod
     assert np.argsort(-(vectors @ asked))[:2].tolist() == [0, 3] or np.argmax(vectors @ asked) == 0
 
 
+def test_a_query_has_one_vector_whatever_is_asked_beside_it(encoder: Encoder) -> None:
+    texts = ["zip", "how do I read a zip file from a pathlib path", "open a socket", "what is a metaclass good for"]
+    alone = np.concatenate([encoder.queries([text]) for text in texts])
+    np.testing.assert_array_equal(encoder.queries(texts), alone)
+    assert not np.array_equal(encoder.documents(texts), alone)  # a batch rounds otherwise: the reason for the rule
+
+
 def test_progress_ends_at_the_total(encoder: Encoder) -> None:
     seen: list[tuple[int, int]] = []
     encoder.documents(["a"] * 300, progress=lambda done, total: seen.append((done, total)))
