@@ -11,7 +11,7 @@ from typing import NoReturn
 import polars as pl
 
 from retrieval.errors import InputError
-from retrieval.files import read_text_file
+from retrieval.files import read_text_file, squeezed
 from retrieval.frames import QRELS, RUN, SCORED, check
 
 log = logging.getLogger(__name__)
@@ -103,11 +103,11 @@ class _Source:
     def table(self) -> pl.DataFrame:
         """The file's rows, every column a String, blank lines left out."""
         if self.separator == " ":
-            rows = _squeezed(self.data.translate(_SPACES), b"  ", b" ")
-            rows = _squeezed(_squeezed(rows, b" \n", b"\n"), b"\n ", b"\n").strip(b" \n")
+            rows = squeezed(self.data.translate(_SPACES), b"  ", b" ")
+            rows = squeezed(squeezed(rows, b" \n", b"\n"), b"\n ", b"\n").strip(b" \n")
         else:
             rows = self.data.replace(b"\r\n", b"\n").strip(b"\n")
-        rows = _squeezed(rows, b"\n\n", b"\n")
+        rows = squeezed(rows, b"\n\n", b"\n")
         for _ in range(self.header):
             rows = rows.partition(b"\n")[2]
         if not rows:
@@ -156,9 +156,3 @@ class _Source:
 
 def _first(values: pl.Series, where: pl.Series) -> object:
     return values.filter(where)[0]
-
-
-def _squeezed(data: bytes, longer: bytes, shorter: bytes) -> bytes:
-    while longer in data:
-        data = data.replace(longer, shorter)
-    return data
