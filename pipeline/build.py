@@ -1,14 +1,17 @@
 """The only factory: every choice of an implementation is made here, and its library is imported in that branch."""
 
+import inspect
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import polars as pl
 
-from pipeline.config import RANKERS
+from rankers.catalogue import ATTENTION, RANKERS, canonical
 from retrieval.errors import InputError, MissingExtra
 
 if TYPE_CHECKING:
+    from rankers.artifact import Setting
     from rankers.protocol import Log, Ranker
     from retrieval.dense import DenseIndex
     from retrieval.encoder import Encoder
@@ -40,24 +43,66 @@ def load_ranker(folder: Path) -> "Ranker":
     return load_ranker(folder)
 
 
-def fit_ranker(name: str, train: pl.DataFrame, valid: pl.DataFrame, *, seed: int, log: "Log") -> "Ranker":
-    """Fit the ranker called `name` on FEATURES with `relevance`, early-stopped on `valid`.
+def fit_ranker(
+    name: str,
+    train: pl.DataFrame,
+    valid: pl.DataFrame,
+    *,
+    seed: int,
+    log: "Log",
+    settings: "Mapping[str, Setting] | None" = None,
+    soft: bool = False,
+    threads: int = 1,
+    checkpoint: Path | None = None,
+) -> "Ranker":
+    """Fit the ranker called `name` (`rankers.catalogue`) on FEATURES with `relevance`, early-stopped on `valid`.
 
-    Every column but qid, docid and relevance is a feature. The networks and the trees start from the fused score.
+    Every column but qid, docid, relevance and a `position_column` that the settings name is a feature. settings: over
+    the defaults, by name (`ranker_settings`). soft: `relevance` is Float32, as labels derived from clicks are.
+    checkpoint: a file that a network's training is taken up from.
+
+    Raises InputError for an unknown name or setting, and for a blend, which is made of fitted rankers.
     """
-    feature_names = [column for column in train.columns if column not in ("qid", "docid", "relevance")]
-    match name:
-        case "pointwise":
-            from rankers.trees import fit_pointwise
+    name = canonical(name)
+    given = dict(settings or {})
+    known = ranker_settings(name)
+    if unknown := [key for key in given if key not in known]:
+        raise InputError(f"{name}: unknown setting {unknown[0]!r}; known: {', '.join(known)}")
+    keys = {"qid", "docid", "relevance", given.get("position_column")}
+    feature_names = [column for column in train.columns if column not in keys]
+    match RANKERS[name].kind:
+        case "trees":
+            from rankers.trees import fit_trees
 
-            return fit_pointwise(train, valid, feature_names=feature_names, seed=seed, log=log)
-        case "lambdamart":
-            from rankers.trees import fit_lambdamart
+            shared: dict[str, Any] = {"seed": seed, "threads": threads, "soft": soft, "log": log}
+            return fit_trees(name, train, valid, feature_names=feature_names, **shared, **cast(dict[str, Any], given))
+        case "network":
+            from rankers.training import fit_network, loss_options
 
-            return fit_lambdamart(train, valid, feature_names=feature_names, seed=seed, log=log)
-        case "ranknet":
-            from rankers.training import fit_ranknet
+            options = {key: given.pop(key) for key in loss_options(name) if key in given}
+            shared = {"seed": seed, "threads": threads, "soft": soft, "log": log, "checkpoint": checkpoint}
+            given_here = cast(dict[str, Any], given)
+            return fit_network(
+                name, train, valid, feature_names=feature_names, loss_options=options, **shared, **given_here
+            )
+        case "blend":
+            raise InputError("a blend is made of fitted rankers, on validation: see rankers.blend.fit_blend")
 
-            return fit_ranknet(train, valid, feature_names=feature_names, seed=seed, log=log)
-        case _:
-            raise InputError(f"unknown ranker {name!r}; known: {', '.join(RANKERS)}")
+
+def ranker_settings(name: str) -> list[str]:
+    """The settings that `fit_ranker` takes for the ranker `name`."""
+    name = canonical(name)
+    fixed = {"name", "train", "valid", "feature_names", "log", "seed", "threads", "soft", "checkpoint", "loss_options"}
+    match RANKERS[name].kind:
+        case "trees":
+            from rankers.trees import fit_trees
+
+            return [option for option in inspect.signature(fit_trees).parameters if option not in fixed]
+        case "network":
+            from rankers.training import fit_network, loss_options
+
+            foreign = {"hidden"} if name.endswith(ATTENTION) else {"width", "heads", "blocks"}
+            own = [option for option in inspect.signature(fit_network).parameters if option not in fixed | foreign]
+            return own + loss_options(name)
+        case "blend":
+            return []

@@ -4,10 +4,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
+from rankers.catalogue import BLEND, canonical
 from retrieval.checkpoint import DEFAULT_ENCODER
 from retrieval.errors import InputError
 
 RANKERS = ("pointwise", "ranknet", "lambdamart")
+"""What the main job trains by default: one ranker a family."""
 
 
 @dataclass(frozen=True)
@@ -18,7 +20,7 @@ class Settings:
     k1, b: BM25's term-frequency saturation and length normalisation.
     encoder: `all-MiniLM-L6-v2` (packaged), a local folder or a hub id.
     depth: documents that each retrieval stage returns a query; candidates: those the rankers see, best fused first.
-    rankers: the learned rankers to train.
+    rankers: the learned rankers to train, by their names in `rankers.catalogue`.
     folds: 0, or the number of by-query cross-validation folds for a data set without a train split.
     seed: of everything random.
     """
@@ -43,9 +45,9 @@ class Settings:
             raise InputError(f"BM25 needs k1 ≥ 0 and 0 ≤ b ≤ 1; found k1 {self.k1}, b {self.b}")
         if self.depth < self.candidates:
             raise InputError(f"depth ({self.depth}) must be at least candidates ({self.candidates})")
-        unknown = [name for name in self.rankers if name not in RANKERS]
-        if unknown:
-            raise InputError(f"unknown ranker {unknown[0]!r}; known: {', '.join(RANKERS)}")
+        for name in self.rankers:
+            if canonical(name) == BLEND:
+                raise InputError("the main job trains single rankers; a blend is made by `cascade ltr`")
         if len(set(self.rankers)) < len(self.rankers):
             raise InputError(f"a ranker is named twice: {', '.join(self.rankers)}")
 

@@ -14,10 +14,15 @@ import rankers
 import retrieval
 from pipeline.results import System
 from rankers import artifact
+from rankers.catalogue import Kind
 from retrieval.frames import PAIRS
 
 SOURCE = Path(__file__).with_name("mlflow_ranker.py")
-_LIBRARIES: Mapping[artifact.Kind, Sequence[str]] = {"trees": ("lightgbm",), "network": ("torch", "safetensors")}
+_LIBRARIES: Mapping[Kind, Sequence[str]] = {
+    "trees": ("lightgbm",),
+    "network": ("torch", "safetensors"),
+    "blend": ("lightgbm", "safetensors", "scipy", "torch"),
+}
 
 
 def save_model(system: System, logged: LoggedModel, run_id: str, folder: Path) -> None:

@@ -2,6 +2,7 @@
 
     ranker.json                       name, family, feature order, normaliser or start, hyperparameters, checksums
     model.txt | model.safetensors     the trees as LightGBM's text, or the weights of a network
+    blend.json, members/N/            or a blend: its weights, and each member's own such folder, named by its checksum
 
 LightGBM aborts the whole process on a truncated model and loads an altered one without a word, so the SHA-256 is
 compared before a native parser sees a byte, and the parser is given the bytes that were compared, not the file again.
@@ -12,18 +13,18 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, TypeAlias
 
+from rankers.catalogue import Kind
 from rankers.protocol import Family, Ranker
 from retrieval.errors import IntegrityError
 
 FORMAT = 1
 DESCRIPTION = "ranker.json"
 
-Kind: TypeAlias = Literal["trees", "network"]
-Setting: TypeAlias = bool | int | float | str | list[int] | None
+Setting: TypeAlias = bool | int | float | str | list[int] | list[float] | list[str] | None
 
-MODEL_FILES: Mapping[Kind, str] = {"trees": "model.txt", "network": "model.safetensors"}
+MODEL_FILES: Mapping[Kind, str] = {"trees": "model.txt", "network": "model.safetensors", "blend": "blend.json"}
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Artifact:
     feature_names: tuple[str, ...]
     hyperparameters: Mapping[str, Setting]
     model: bytes
-    normaliser: Mapping[str, list[float]] = field(default_factory=dict)
+    normaliser: Mapping[str, Any] = field(default_factory=dict)
     start: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -55,6 +56,10 @@ def load_ranker(folder: Path) -> Ranker:
             from rankers.neural import NetworkRanker
 
             return NetworkRanker.of(artifact)
+        case "blend":
+            from rankers.blend import BlendRanker
+
+            return BlendRanker.of(artifact, folder)
 
 
 def write(artifact: Artifact, folder: Path) -> None:

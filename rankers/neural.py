@@ -101,10 +101,11 @@ def predict(network: nn.Module, z: Floats, sizes: Ints) -> Floats:
     """Scores float32 [n] of normalised rows z [n, F] in canonical order, `sizes` [Q] rows a query."""
     scores = np.empty(len(z), dtype=np.float32)
     rows = torch.from_numpy(z)
+    device = next(network.parameters()).device
     with torch.inference_mode(), _one_thread():
         for queries, cut in batches(sizes, BATCH_CELLS):
-            x, mask = networks.padded(rows[cut], torch.from_numpy(sizes[queries]))
-            scores[cut] = network(x, mask)[mask].numpy()
+            x, mask = networks.padded(rows[cut].to(device), torch.from_numpy(sizes[queries]))
+            scores[cut] = network(x, mask)[mask].cpu().numpy()
     return scores
 
 

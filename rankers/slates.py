@@ -14,7 +14,7 @@ import polars as pl
 
 from rankers.protocol import Floats
 from retrieval.errors import InputError
-from retrieval.frames import PAIRS, QRELS, check
+from retrieval.frames import PAIRS, QRELS, Schema, check
 
 log = logging.getLogger(__name__)
 
@@ -24,22 +24,28 @@ MAX_GRADE = 30
 """LightGBM's highest label: its gains are 2^grade - 1."""
 MAX_ROWS = 10_000
 """LightGBM's longest query."""
+SMALL_ROWS = 100_000
+"""Up to here one copy of the whole frame is cheaper than a call a column."""
+SOFT_QRELS: Schema = {**PAIRS, "relevance": pl.Float32}
 
 
 @dataclass(frozen=True)
 class Slates:
     """Judged candidates in canonical order: the rows of a query are contiguous.
 
-    x: float32 [n, F], NaN where missing; relevance: int32 [n]; sizes: int64 [Q], the rows of each query, summing to n.
+    x: float32 [n, F], NaN where missing; relevance: int32 [n], or float32 where labels are soft; sizes: int64 [Q], the
+    rows of each query, summing to n.
     """
 
     x: Floats
-    relevance: Ints
+    relevance: Ints | Floats
     sizes: Ints
 
     @classmethod
-    def of(cls, frame: pl.DataFrame, feature_names: Sequence[str], name: str) -> "Slates":
+    def of(cls, frame: pl.DataFrame, feature_names: Sequence[str], name: str, *, soft: bool = False) -> "Slates":
         """Take the judged FEATURES `frame` apart, called `name` in messages.
+
+        soft: `relevance` is Float32, any finite number of at least 0, as labels derived from clicks are.
 
         A query whose candidates are all irrelevant says nothing about order: no pair to compare, no NDCG to win; its
         zeros would only teach a regression that what these queries look like is irrelevant. Such queries are dropped
@@ -48,48 +54,58 @@ class Slates:
         Raises InputError for missing or infinite features, a grade that is not an integer from 0 to 30, a document
         twice in a query, a query of more than 10,000 rows, and when nothing relevant is left.
         """
-        check(frame, QRELS, name)
-        _check_labels(frame, name)
-        relevant = frame.filter((pl.col("relevance") > 0).any().over("qid"))
-        if relevant.is_empty():
+        check(frame, SOFT_QRELS if soft else QRELS, name)
+        _check_labels(frame, name, soft)
+        order, sizes = grouping(frame, name)
+        relevance = frame["relevance"].to_numpy()[order]
+        relevant = np.maximum.reduceat(relevance, np.cumsum(sizes) - sizes) > 0 if len(sizes) else np.zeros(0, bool)
+        if not relevant.any():
             raise InputError(f"{name}: no query has a relevant candidate; at least one is needed to learn from")
-        if dropped := frame["qid"].n_unique() - relevant["qid"].n_unique():
-            log.warning("%s: %d of %d queries have no relevant candidate and are left out", name, dropped,
-                        frame["qid"].n_unique())  # fmt: skip
-        order, sizes = grouping(relevant, name)
+        if dropped := int((~relevant).sum()):
+            log.warning("%s: %d of %d queries have no relevant candidate and are left out", name, dropped, len(sizes))
+        kept = np.repeat(relevant, sizes)
+        sizes = sizes[relevant]
         if sizes.max() > MAX_ROWS:
             raise InputError(f"{name}: a query has {sizes.max()} rows; at most {MAX_ROWS} can be learned from")
-        return cls(matrix(relevant, feature_names, name)[order], relevance=relevant["relevance"].to_numpy()[order],
-                   sizes=sizes)  # fmt: skip
+        return cls(matrix(frame, feature_names, name, order[kept]), relevance=relevance[kept], sizes=sizes)
 
 
-def _check_labels(frame: pl.DataFrame, name: str) -> None:
-    wrong = frame.filter(~pl.col("relevance").is_between(0, MAX_GRADE))
+def _check_labels(frame: pl.DataFrame, name: str, soft: bool) -> None:
+    label = pl.col("relevance")
+    wrong = frame.filter(~(label.is_finite() & (label >= 0) if soft else label.is_between(0, MAX_GRADE)))
     if wrong.height:
         row = wrong.row(0, named=True)
+        right = "soft labels are finite and at least 0" if soft else f"grades are integers from 0 to {MAX_GRADE}"
         raise InputError(
-            f"{name}: the relevance of query {row['qid']!r}, document {row['docid']!r} is {row['relevance']}; "
-            f"grades are integers from 0 to {MAX_GRADE}"
+            f"{name}: the relevance of query {row['qid']!r}, document {row['docid']!r} is {row['relevance']}; {right}"
         )
 
 
-def matrix(frame: pl.DataFrame, feature_names: Sequence[str], name: str) -> Floats:
-    """The named columns of `frame` as float32 [n, F] in that order, null as NaN.
+def matrix(frame: pl.DataFrame, feature_names: Sequence[str], name: str, order: Ints | None = None) -> Floats:
+    """The named columns of `frame` as float32 [n, F] in that order, null as NaN; its rows by `order` where given.
 
-    Raises InputError naming the columns that are missing, not numbers, or infinite.
+    Filled column by column: beside the frame there is never more than the matrix itself. Raises InputError naming the
+    columns that are missing, not numbers, or infinite.
     """
     if missing := [column for column in feature_names if column not in frame.columns]:
         raise InputError(f"{name}: missing the feature columns {', '.join(missing)}")
-    columns = frame.select(feature_names)
-    if wrong := [column for column, dtype in columns.schema.items() if not dtype.is_numeric()]:
+    schema = frame.schema
+    if wrong := [column for column in feature_names if not schema[column].is_numeric()]:
         raise InputError(f"{name}: the feature columns {', '.join(wrong)} must hold numbers (Float32)")
-    columns = columns.select(pl.all().cast(pl.Float32))
-    x: Floats = columns.fill_null(float("nan")).to_numpy().reshape(frame.height, len(feature_names))
+    if order is None and frame.height < SMALL_ROWS:
+        x = frame.select(pl.col(feature_names).cast(pl.Float32).fill_null(float("nan"))).to_numpy(order="c")
+        x = x.reshape(frame.height, len(feature_names))
+    else:
+        rows = frame.height if order is None else len(order)
+        x = np.empty((rows, len(feature_names)), dtype=np.float32)
+        for place, column in enumerate(feature_names):
+            values = frame[column].cast(pl.Float32).fill_null(float("nan")).to_numpy()
+            x[:, place] = values if order is None else values[order]
     infinite = np.isinf(x).any(axis=0)
     if infinite.any():
         which = ", ".join(np.array(feature_names)[infinite])
         raise InputError(f"{name}: infinite values in {which}; a feature is a finite number, or NaN where missing")
-    return np.ascontiguousarray(x)
+    return x
 
 
 def grouping(frame: pl.DataFrame, name: str) -> tuple[Ints, Ints]:
@@ -136,15 +152,18 @@ def batches(sizes: Ints, cells: int) -> Iterator[tuple[slice, slice]]:
 class Ndcg:
     """NDCG of slates that stay the same while their scores change: what early stopping watches.
 
-    trec_eval's definition over the candidates: linear gain, log2 discount, float32 scores, ties by docid descending.
-    The ideal ranks the candidates alone, so this is not comparable with a leaderboard's, which knows every judgement.
+    Gain 2^relevance - 1 (soft labels: the label itself), log2 discount, float32 scores, ties by docid descending:
+    LightGBM's own metric, and over binary labels trec_eval's. The ideal ranks the candidates alone, so this is not
+    comparable with a leaderboard's, which knows every judgement.
     """
 
     def __init__(self, slates: Slates, k: int = 10) -> None:
         """`slates`: as `Slates.of` makes them, so every query has a relevant candidate; `k`: the cutoff."""
         self._sizes = slates.sizes
         self._mask = mask_of(slates.sizes)
-        self._gain = pad(slates.relevance.astype(np.float64), slates.sizes)
+        relevance = slates.relevance.astype(np.float64)
+        gain = relevance if np.issubdtype(slates.relevance.dtype, np.floating) else np.exp2(relevance) - 1
+        self._gain = pad(gain, slates.sizes)
         self._discount = 1.0 / np.log2(np.arange(2, min(k, self._gain.shape[1]) + 2))
         self._ideal = self._dcg(np.argsort(-self._gain, axis=1, kind="stable"))
 

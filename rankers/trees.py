@@ -1,7 +1,8 @@
-"""Gradient-boosted trees by LightGBM: pointwise regression and LambdaMART."""
+"""Gradient-boosted trees by LightGBM: regression, logistic, LambdaMART and XE-NDCG."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import lightgbm as lgb
@@ -10,13 +11,15 @@ import polars as pl
 
 from rankers import headstart
 from rankers.artifact import Artifact, Setting, write
+from rankers.catalogue import TREES
 from rankers.headstart import HeadStart
 from rankers.protocol import Family, Floats, Log
-from rankers.slates import Ndcg, Slates, matrix
+from rankers.slates import Ints, Ndcg, Slates, matrix
 from retrieval.errors import InputError
 
 ONE_THREAD_ROWS = 5_000
 """Fewer rows than this, a few queries, are scored sooner by one thread than by waking a team of them."""
+METRIC = "ndcg_exp_cut_10"
 
 
 @dataclass(frozen=True)
@@ -88,45 +91,8 @@ class TreeRanker:
         return reasons
 
 
-def fit_pointwise(
-    train: pl.DataFrame,
-    valid: pl.DataFrame,
-    *,
-    feature_names: Sequence[str],
-    log: Log,
-    seed: int = 0,
-    threads: int = 2,
-    offset_feature: str | None = None,
-    learning_rate: float = 0.05,
-    num_leaves: int = 15,
-    min_data_in_leaf: int = 100,
-    feature_fraction: float = 0.5,
-    bagging_fraction: float = 0.7,
-    lambda_l2: float = 10.0,
-    rounds: int = 1000,
-    patience: int = 100,
-) -> TreeRanker:
-    """Regress the grade on the features, each document by itself; stopped, as it is used, on validation NDCG@10.
-
-    train, valid: FEATURES with `relevance: Int32`; what is learned does not depend on the order of their rows, and is
-    the same for the same seed and threads. offset_feature: boost from this column (rankers.headstart). Raises
-    InputError as `Slates.of` does.
-    """
-    settings: dict[str, Setting] = {
-        "objective": "regression",
-        "learning_rate": learning_rate,
-        "num_leaves": num_leaves,
-        "min_data_in_leaf": min_data_in_leaf,
-        "feature_fraction": feature_fraction,
-        "bagging_fraction": bagging_fraction,
-        "lambda_l2": lambda_l2,
-    }
-    data = _Data.of(train, valid, feature_names, offset_feature, headstart.fit_regression)
-    model, best = _boost(data, settings, log, seed=seed, threads=threads, rounds=rounds, patience=patience)
-    return _ranker("pointwise", "pointwise", feature_names, {**settings, "rounds": best, "seed": seed}, data, model)
-
-
-def fit_lambdamart(
+def fit_trees(
+    name: str,
     train: pl.DataFrame,
     valid: pl.DataFrame,
     *,
@@ -134,8 +100,15 @@ def fit_lambdamart(
     log: Log,
     seed: int = 0,
     threads: int = 1,
+    soft: bool = False,
     offset_feature: str | None = None,
+    position_column: str | None = None,
+    position_regularisation: float = 0.0,
+    monotone: Mapping[str, int] | None = None,
+    threshold: int = 1,
     truncation_level: int = 30,
+    norm: bool = True,
+    label_gain: Sequence[float] | None = None,
     learning_rate: float = 0.05,
     num_leaves: int = 15,
     min_data_in_leaf: int = 100,
@@ -145,17 +118,27 @@ def fit_lambdamart(
     rounds: int = 1000,
     patience: int = 100,
 ) -> TreeRanker:
-    """LambdaMART (Burges, MSR-TR-2010-82): pairwise gradients weighted by the NDCG that swapping the pair would change.
+    """Boost trees for the objective called `name` (`rankers.catalogue.TREES`), stopped on validation NDCG@10.
 
-    truncation_level: pairs count when one of the two stands this high in the current ranking. LightGBM's manual advises
-    a little above the k of NDCG@k for large data; with few judged documents a query the pairs that this drops are
-    missed, and 30 was better in cross-validation. threads: with more than one, LightGBM 4.7 bags queries in an order
-    that differs from run to run, and so does the model. The rest is as in `fit_pointwise`.
+    train, valid: FEATURES with `relevance: Int32` (Float32 where `soft`, for regression alone); what is learned does
+    not depend on the order of their rows, and is the same for the same seed and threads. With more than one thread
+    LightGBM 4.7 bags queries in an order that differs from run to run, and so does the model.
+
+    offset_feature: boost from this column (`rankers.headstart`; regression and lambdamart).
+    monotone: feature → 1 (the score may only rise with it) or -1.
+    threshold: the lowest grade that counts as relevant (logistic).
+    truncation_level, norm, label_gain, position_column, position_regularisation (lambdamart): pairs count when one of
+        the two stands this high in the current ranking (LightGBM's manual advises a little above the k of NDCG@k for
+        large data; with few judged documents a query, 30 was better in cross-validation); whether a query's gradients
+        are normalised; the gain of each grade from 0 (default 2^grade - 1); the Int32 column of the position at which
+        each row was shown, whose bias is learned beside the trees and taken out (Unbiased LambdaMART: Hu et al., WWW
+        2019, as LightGBM's `position` has it), and how strongly that bias is held to zero.
+
+    Raises InputError as `Slates.of` does, and for an option that the objective has not.
     """
+    objective = _objective(name, soft, threshold, truncation_level, norm, label_gain, position_column, offset_feature)
     settings: dict[str, Setting] = {
-        "objective": "lambdarank",
-        "lambdarank_truncation_level": truncation_level,
-        "bagging_by_query": True,
+        **objective,
         "learning_rate": learning_rate,
         "num_leaves": num_leaves,
         "min_data_in_leaf": min_data_in_leaf,
@@ -163,9 +146,63 @@ def fit_lambdamart(
         "bagging_fraction": bagging_fraction,
         "lambda_l2": lambda_l2,
     }
-    data = _Data.of(train, valid, feature_names, offset_feature, headstart.fit_listwise)
+    if monotone:
+        if unknown := [feature for feature in monotone if feature not in feature_names]:
+            raise InputError(f"the monotone constraint names {unknown[0]!r}, which is not a feature")
+        settings["monotone_constraints"] = [monotone.get(feature, 0) for feature in feature_names]
+    fit_start = headstart.fit_regression if name == "regression" else headstart.fit_listwise
+    data = _Data.of(train, valid, feature_names, offset_feature, fit_start, soft, position_column)
+    if position_column is not None:
+        settings["lambdarank_position_bias_regularization"] = position_regularisation
+    if name == "logistic":
+        data = data.binarised(threshold)
     model, best = _boost(data, settings, log, seed=seed, threads=threads, rounds=rounds, patience=patience)
-    return _ranker("lambdamart", "listwise", feature_names, {**settings, "rounds": best, "seed": seed}, data, model)
+    if name == "logistic":
+        settings["threshold"] = threshold
+    settings |= {"offset_feature": offset_feature, "rounds": best, "seed": seed}
+    booster = lgb.Booster(model_str=model)
+    return TreeRanker(name, TREES[name].family, tuple(feature_names), settings, data.start, model, booster)
+
+
+fit_regression = partial(fit_trees, "regression")
+fit_lambdamart = partial(fit_trees, "lambdamart")
+
+
+def _objective(
+    name: str,
+    soft: bool,
+    threshold: int,
+    truncation_level: int,
+    norm: bool,
+    label_gain: Sequence[float] | None,
+    position_column: str | None,
+    offset_feature: str | None,
+) -> dict[str, Setting]:
+    """LightGBM's parameters of the objective. Raises InputError for an option that it has not."""
+    if soft and name != "regression":
+        raise InputError(f"{name} needs grades: soft labels are for regression and the networks")
+    if offset_feature is not None and name not in ("regression", "lambdamart"):
+        raise InputError(f"{name} has no head start: offset_feature is for regression and lambdamart")
+    if name != "lambdamart" and (position_column is not None or label_gain is not None):
+        raise InputError(f"{name} has no positions and no label gains: they are for lambdamart")
+    if threshold != 1 and name != "logistic":
+        raise InputError(f"{name} has no threshold: it is for logistic")
+    match name:
+        case "regression":
+            return {"objective": "regression"}
+        case "logistic":
+            return {"objective": "binary"}
+        case "xendcg":
+            return {"objective": "rank_xendcg", "bagging_by_query": True}
+        case "lambdamart":
+            parameters: dict[str, Setting] = {
+                "objective": "lambdarank",
+                "lambdarank_truncation_level": truncation_level,
+                "lambdarank_norm": norm,
+                "bagging_by_query": True,
+            }
+            return parameters if label_gain is None else {**parameters, "label_gain": list(label_gain)}
+    raise InputError(f"{name!r} is no ranker of trees; known: {', '.join(TREES)}")
 
 
 def _threads(x: Floats) -> int:
@@ -177,6 +214,7 @@ class _Data:
     train: Slates
     valid: Slates
     start: HeadStart | None
+    positions: Ints | None
 
     @classmethod
     def of(
@@ -186,35 +224,43 @@ class _Data:
         feature_names: Sequence[str],
         offset_feature: str | None,
         fit_start: Callable[[Slates, int], HeadStart],
+        soft: bool,
+        position_column: str | None,
     ) -> "_Data":
-        slates = Slates.of(train, feature_names, "train")
-        stopping = Slates.of(valid, feature_names, "valid")
-        if offset_feature is None:
-            return cls(slates, stopping, None)
-        if offset_feature not in feature_names:
-            raise InputError(f"the offset {offset_feature!r} is not a feature; one of: {', '.join(feature_names)}")
-        return cls(slates, stopping, fit_start(slates, list(feature_names).index(offset_feature)))
+        names = [name for name in feature_names if name != position_column]
+        if position_column is not None and len(names) < len(feature_names):
+            raise InputError(f"{position_column!r} is the position, unknown when a query is served: no feature of it")
+        slates = Slates.of(train, names, "train", soft=soft)
+        stopping = Slates.of(valid, names, "valid", soft=soft)
+        positions = None if position_column is None else Slates.of(train, [position_column], "train").x[:, 0]
+        if positions is not None and (np.isnan(positions).any() or (positions < 1).any()):
+            raise InputError(f"train: the column {position_column} must hold positions from 1")
+        start = None
+        if offset_feature is not None:
+            if offset_feature not in names:
+                raise InputError(f"the offset {offset_feature!r} is not a feature; one of: {', '.join(names)}")
+            start = fit_start(slates, names.index(offset_feature))
+        return cls(slates, stopping, start, None if positions is None else positions.astype(np.int32))
 
-
-def _ranker(
-    name: str,
-    family: Family,
-    feature_names: Sequence[str],
-    settings: Mapping[str, Setting],
-    data: _Data,
-    model: str,
-) -> TreeRanker:
-    settings = {**settings, "offset_feature": feature_names[data.start.column] if data.start else None}
-    return TreeRanker(name, family, tuple(feature_names), settings, data.start, model, lgb.Booster(model_str=model))
+    def binarised(self, threshold: int) -> "_Data":
+        """With relevance of 1 from `threshold` on and 0 below: what the log loss is of; NDCG keeps the grades."""
+        relevance = (self.train.relevance >= threshold).astype(np.int32)
+        return replace(self, train=replace(self.train, relevance=relevance))
 
 
 def _boost(
     data: _Data, settings: Mapping[str, Setting], log: Log, *, seed: int, threads: int, rounds: int, patience: int
 ) -> tuple[str, int]:
-    """The model as text, cut at the round that was best on validation, and that round; logs NDCG@10 each round."""
+    """The model as text, cut at the round that was best on validation, and that round; logs NDCG@10 each round.
+
+    LightGBM's own NDCG is ours (`rankers.slates.Ndcg`), and costs next to nothing: rows are in canonical order, ties
+    keep it, and no slate is blank. Soft labels and binarised ones need ours.
+    """
+    own = np.issubdtype(data.train.relevance.dtype, np.floating) or settings["objective"] == "binary"
     params = {
         **settings,
-        "metric": "none",
+        "metric": "none" if own or "label_gain" in settings else "ndcg",
+        "eval_at": [10],
         "bagging_freq": 1,
         "seed": seed,
         "num_threads": threads,
@@ -222,36 +268,41 @@ def _boost(
         "force_row_wise": True,
         "verbosity": -1,
     }
-    train = _dataset(data.train, data.start, None, params)
-    valid = _dataset(data.valid, data.start, train, params)
-    ndcg = {id(train): Ndcg(data.train), id(valid): Ndcg(data.valid)}
+    train = _dataset(data.train, data.start, None, params, data.positions)
+    valid = _dataset(data.valid, data.start, train, params, None)
+    ndcg = Ndcg(data.valid) if params["metric"] == "none" else None
 
     def judge(scores: Floats, dataset: lgb.Dataset) -> tuple[str, float, bool]:
-        return "ndcg_cut_10", ndcg[id(dataset)](scores), True
+        return METRIC, ndcg(scores) if ndcg else 0.0, True
 
     def log_round(env: lgb.callback.CallbackEnv) -> None:
-        log({f"{split}_{metric}": value for split, metric, value, _ in env.evaluation_result_list}, env.iteration + 1)
+        log({f"valid_{METRIC}": value for _, _, value, _ in env.evaluation_result_list}, env.iteration + 1)
 
     booster = lgb.train(
         params,
         train,
         num_boost_round=rounds,
-        valid_sets=[train, valid],
-        valid_names=["train", "valid"],
-        feval=judge,
+        valid_sets=[valid],
+        valid_names=["valid"],
+        feval=judge if ndcg else None,
         callbacks=[log_round, lgb.early_stopping(patience, verbose=False)],
     )
     return booster.model_to_string(num_iteration=booster.best_iteration), booster.best_iteration
 
 
 def _dataset(
-    slates: Slates, start: HeadStart | None, reference: lgb.Dataset | None, params: Mapping[str, object]
+    slates: Slates,
+    start: HeadStart | None,
+    reference: lgb.Dataset | None,
+    params: Mapping[str, object],
+    positions: Ints | None,
 ) -> lgb.Dataset:
     return lgb.Dataset(
         slates.x,
         label=slates.relevance,
         group=slates.sizes,
         init_score=None if start is None else start(slates.x),
+        position=positions,
         reference=reference,
         params=dict(params),
     )

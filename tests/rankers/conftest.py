@@ -4,7 +4,7 @@ import pytest
 
 from rankers.protocol import Ranker
 from rankers.training import fit_ranknet
-from rankers.trees import fit_lambdamart, fit_pointwise
+from rankers.trees import fit_lambdamart, fit_regression
 from tests.rankers.synthetic import FEATURES, judged
 
 NAMES = ("pointwise", "pointwise from bm25", "lambdamart", "lambdamart from bm25", "ranknet")
@@ -18,9 +18,9 @@ def fitted(name: str, train=None, valid=None, log=lambda metrics, step: None, se
     trees = {"rounds": 80, "patience": 30, "min_data_in_leaf": 20, **shared}
     match name:
         case "pointwise":
-            return fit_pointwise(train, valid, **trees)
+            return fit_regression(train, valid, **trees)
         case "pointwise from bm25":
-            return fit_pointwise(train, valid, offset_feature="bm25", **trees)
+            return fit_regression(train, valid, offset_feature="bm25", **trees)
         case "lambdamart":
             return fit_lambdamart(train, valid, **trees)
         case "lambdamart from bm25":

@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from rankers.training import fit_ranknet
-from rankers.trees import fit_lambdamart, fit_pointwise
+from rankers.trees import fit_lambdamart, fit_regression
 
 FOLDER = Path(__file__).parents[2] / ".." / "shared" / "data" / "mq2008"
 FEATURES = tuple(f"feature_{i}" for i in range(1, 47))
@@ -48,7 +48,7 @@ def fold() -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("fit", [fit_pointwise, fit_lambdamart, fit_ranknet])
+@pytest.mark.parametrize("fit", [fit_regression, fit_lambdamart, fit_ranknet])
 def test_beats_every_single_feature_and_keeps_its_level(fit, fold):
     train, valid, test = fold
     ranker = fit(train, valid, feature_names=FEATURES, log=lambda metrics, step: None, threads=1)
