@@ -166,6 +166,9 @@ class _Table:
         }
         columns = dict.fromkeys([*metrics, *curve.values()])
         raw = {metric: np.column_stack([frame[metric].to_numpy() for frame in aligned]) for metric in columns}
+        # Beyond the deepest ranking the curve is flat.
+        while len(curve) > 1 and np.array_equal(*(raw[curve[k]] for k in list(curve)[-2:]), equal_nan=True):
+            curve.popitem()
         undefined = np.isnan(raw[metrics[0]])
         if (odd := (undefined != undefined[:, :1]).any(axis=0)).any():
             one, other = next(iter(judged)), list(judged)[int(odd.argmax())]

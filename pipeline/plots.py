@@ -17,6 +17,8 @@ LINES = ("-", "--", ":", "-.")
 GREY = "#6B6B6B"
 TOP_FEATURES = 20
 DPI = 150
+LONGEST = 56
+"""Characters of a name that a picture has room for."""
 
 
 def draw(board: Leaderboard, folder: Path) -> None:
@@ -38,7 +40,7 @@ def _all(board: Leaderboard) -> Iterator[tuple[str, Figure]]:
 
 def ndcg_by_k(board: Leaderboard) -> Figure:
     """Mean NDCG at each cutoff, a line a system, named at its end; the system put forward is the thick one."""
-    figure, axes = _canvas(_title(board, "NDCG by cutoff"), 7.2, 4.4)
+    figure, axes = canvas(_title(board, "NDCG by cutoff"), 7.2, 4.4)
     cutoffs = sorted({k for system in board.systems for k in system.ndcg_by_k})
     ends: dict[str, tuple[float, str]] = {}
     for place, system in enumerate(board.systems):
@@ -58,20 +60,24 @@ def ndcg_by_k(board: Leaderboard) -> Figure:
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.set(xlabel="cutoff k (documents, log scale)", ylabel=f"mean NDCG@k ({board.split})")
     axes.grid(axis="y", color="#E3E3E3")
-    _name_ends(axes, cutoffs[-1], ends, bold=board.selected)
+    name_ends(axes, cutoffs[-1], ends, bold=board.selected)
     return figure
 
 
 def importance(board: Leaderboard, system: System) -> Figure:
     """The features that move the score of a learned system the most, at most 20, the largest at the top."""
-    top = sorted(system.importance.items(), key=lambda item: item[1], reverse=True)[:TOP_FEATURES]
-    title = _validation_title(board, system, "what its score rests on")
-    figure, axes = _canvas(title, 7.2, 1.6 + 0.24 * len(top))
+    return importance_bars(_validation_title(board, system, "what its score rests on"), system.importance)
+
+
+def importance_bars(title: str, contributions: Mapping[str, float]) -> Figure:
+    """Feature → mean absolute contribution as bars, the largest at the top."""
+    top = sorted(contributions.items(), key=lambda item: item[1], reverse=True)[:TOP_FEATURES]
+    figure, axes = canvas(title, 7.2, 1.6 + 0.24 * len(top))
     bars = axes.barh([name for name, _ in top], [value for _, value in top], color=COLOURS[0], height=0.7)
     axes.bar_label(bars, fmt="%.3g", padding=3, fontsize=8, color=GREY)
     axes.invert_yaxis()
     axes.margins(x=0.12, y=0.02)
-    of_all = f", {len(top)} of {len(system.importance)} features" if len(system.importance) > len(top) else ""
+    of_all = f", {len(top)} of {len(contributions)} features" if len(contributions) > len(top) else ""
     axes.set_xlabel(f"mean |contribution| to the score{of_all}")
     axes.tick_params(axis="y", length=0, labelsize=9)
     return figure
@@ -80,16 +86,21 @@ def importance(board: Leaderboard, system: System) -> Figure:
 def learning_curve(board: Leaderboard, system: System) -> Figure:
     """What training logged, a panel a metric (they share no unit), a dot where validation NDCG was best."""
     curve = system.curve if system.curve is not None else pl.DataFrame({"step": []})
+    return curve_panels(_validation_title(board, system, "learning curve"), curve)
+
+
+def curve_panels(title: str, curve: pl.DataFrame) -> Figure:
+    """`step` against every other column of `curve`, at least one, a panel each."""
     names = curve.drop("step").columns
     figure = Figure(figsize=(7.2, 1.2 + 1.9 * len(names)), layout="constrained")
-    figure.suptitle(_validation_title(board, system, "learning curve"), x=0.02, ha="left", fontsize=11)
+    figure.suptitle(title, x=0.02, ha="left", fontsize=11)
     panels: Sequence[Axes] = np.ravel(figure.subplots(len(names), 1, sharex=True, squeeze=False)).tolist()
     for place, (axes, name) in enumerate(zip(panels, names, strict=True)):
         points = curve.select("step", name).drop_nulls()
         steps, values = points["step"].to_numpy(), points[name].to_numpy()
         axes.plot(steps, values, color=COLOURS[place % len(COLOURS)], lw=1.8, marker="o" if len(steps) == 1 else None)
         axes.set_ylabel(name.replace("_", " "), fontsize=9)
-        _bare(axes)
+        bare(axes)
         if "ndcg" in name and "train" not in name and len(steps):
             best = int(np.argmax(values))
             axes.plot(steps[best], values[best], "o", color="black", ms=6)
@@ -102,7 +113,7 @@ def learning_curve(board: Leaderboard, system: System) -> Figure:
 
 def latency(board: Leaderboard) -> Figure:
     """Where the time of a query goes, a bar a system, stacked in the order of its path."""
-    figure, axes = _canvas(_title(board, "Time a query, by stage"), 7.2, 1.7 + 0.36 * len(board.systems))
+    figure, axes = canvas(_title(board, "Time a query, by stage"), 7.2, 1.7 + 0.36 * len(board.systems))
     paths = [{_shared_name(system, stage): ms for stage, ms in system.stage_ms.items()} for system in board.systems]
     names = [system.name for system in board.systems]
     left = np.zeros(len(names))
@@ -127,11 +138,12 @@ def _shared_name(system: System, stage: str) -> str:
     return system.stage if stage == system.name and system.stage in ("rank", "rerank") else stage
 
 
-def _canvas(title: str, width: float, height: float) -> tuple[Figure, Axes]:
+def canvas(title: str, width: float, height: float) -> tuple[Figure, Axes]:
+    """A figure of one plot, `width` × `height` inches, its title at the left."""
     figure = Figure(figsize=(width, height), layout="constrained")
     figure.suptitle(title, x=0.02, ha="left", fontsize=11)
     axes = figure.subplots()
-    _bare(axes)
+    bare(axes)
     return figure, axes
 
 
@@ -144,12 +156,25 @@ def _validation_title(board: Leaderboard, system: System, title: str) -> str:
     return f"{system.name}: {title}\n{board.dataset}, validation{queries}"
 
 
-def _bare(axes: Axes) -> None:
+def shortened(names: Sequence[str], longest: int = LONGEST) -> list[str]:
+    """Each name in at most `longest` characters, its middle left out; whole where two would then be the same."""
+    half = (longest - 1) // 2
+    short = [name if len(name) <= longest else f"{name[:half]}…{name[-half:]}" for name in names]
+    return [name if short.count(brief) > 1 else brief for name, brief in zip(names, short, strict=True)]
+
+
+def room_for(names: Sequence[str]) -> float:
+    """Inches that a picture needs beyond its usual width for the longest of `names`."""
+    return 0.072 * max(0, max(map(len, names), default=0) - 28)
+
+
+def bare(axes: Axes) -> None:
+    """Take the frame's top and right away, and make the ticks' text small."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=9)
 
 
-def _name_ends(axes: Axes, x: float, ends: Mapping[str, tuple[float, str]], bold: str) -> None:
+def name_ends(axes: Axes, x: float, ends: Mapping[str, tuple[float, str]], bold: str) -> None:
     """Write each name beside the end of its line, moved apart where lines end close to each other."""
     low, high = axes.get_ylim()
     names = sorted(ends, key=lambda name: ends[name][0])
