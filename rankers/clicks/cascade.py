@@ -51,7 +51,7 @@ def fit_cascade(clicks: pl.DataFrame, *, log: Log, smoothing: float = 1.0) -> Ca
     """Fit the model to a LOG: of the impressions down to the first click, how many were clicked?
 
     Everything down to the first click was read, and what lies below it was not, so nothing is hidden and the maximum
-    likelihood has this closed form (Chuklin et al. 2015, section 4.1.1). Clicks after the first are not looked at.
+    likelihood has this closed form (Chuklin et al. 2015, chapter 4). Clicks after the first are not looked at.
     smoothing: as in `fit_pbm`. log: called once, with the mean log-likelihood over the pages. Raises InputError as
     `check_log` does.
     """

@@ -79,7 +79,7 @@ def fit_dbn(
     tolerance: float = 1e-6,
     smoothing: float = 1.0,
 ) -> DynamicBayesian:
-    """Fit the model to a LOG by expectation maximisation (Chapelle and Zhang 2009, appendix).
+    """Fit the model to a LOG by expectation maximisation (Chapelle and Zhang 2009).
 
     continuation: the perseverance g, held at this value; None estimates it as well. smoothing: a Beta prior as in
     `fit_pbm`, of the log's mean click rate for attraction and of one half for satisfaction.

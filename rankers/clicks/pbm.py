@@ -63,7 +63,7 @@ def fit_pbm(
     """Fit the model to COUNTS (they are all that it depends on) by expectation maximisation.
 
     E-step, for an impression that was not clicked (Chuklin, Markov and de Rijke, Click Models for Web Search, 2015,
-    section 4.2.2), e the examination of its position and a the attraction of its document:
+    chapter 4), e the examination of its position and a the attraction of its document:
 
         P(A = 1 | C = 0) = a (1 - e) / (1 - a e)        P(E = 1 | C = 0) = e (1 - a) / (1 - a e)
 

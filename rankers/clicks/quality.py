@@ -25,7 +25,7 @@ class Quality:
     log_likelihood: the mean over pages of the log-probability of all of a page's clicks, each given those above it.
     by_position: the perplexity 2^H at each position, H the mean binary cross-entropy, in bits, of the clicks there
     when only what was shown is known: 1 is perfect, 2 a fair coin. perplexity: its mean over the positions.
-    Chuklin, Markov and de Rijke 2015, sections 5.1 and 5.2.
+    Chuklin, Markov and de Rijke 2015, chapter 5.
     """
 
     log_likelihood: float

@@ -22,7 +22,7 @@ def shown_by(
     """The ranking by `scores` (SCORED) of `judged` documents (QRELS) as SHOWN, at most `depth` a query.
 
     attraction = noise + (1 - noise) (2^grade - 1) / (2^top - 1), top the highest grade of all: the clicks of Ai et al.,
-    SIGIR 2018, section 4.2, with the satisfaction of ERR (Chapelle et al. 2009); an irrelevant document that is
+    SIGIR 2018, with the satisfaction of ERR (Chapelle et al. 2009); an irrelevant document that is
     examined is clicked with probability `noise`. Raises InputError for a noise outside [0, 1), and as `ranked` does.
     """
     if not 0 <= noise < 1:
@@ -43,7 +43,7 @@ def simulate(shown: pl.DataFrame, user: User, *, sessions: int, seed: int = 0, s
     """A LOG of `sessions` pages: each a query of SHOWN drawn uniformly, its ranking shown, `user` clicking.
 
     swap: in this share of sessions the top document changes places with that of a position drawn uniformly from those
-    below (the intervention of Joachims, Swaminathan and Schnabel, WSDM 2017, section 5.1). The same seed gives the
+    below (the intervention of Joachims, Swaminathan and Schnabel, WSDM 2017). The same seed gives the
     same log. Raises InputError for a share outside [0, 1] and fewer than 1 session.
     """
     table = _Table(shown)

@@ -20,7 +20,7 @@ class User(Protocol):
 
 @dataclass(frozen=True)
 class PositionBasedUser:
-    """Examines place r with probability (1 / r)^eta, whatever else happens (Joachims et al., WSDM 2017, section 5)."""
+    """Examines place r with probability (1 / r)^eta, whatever else happens (Joachims et al., WSDM 2017)."""
 
     eta: float = 1.0
 
