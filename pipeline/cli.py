@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline import jobs
+from pipeline.cli_parity import parity
 from pipeline.config import RANKERS, Settings
 from pipeline.results import Leaderboard, p_text
 from pipeline.terminal import WIDE, AsJson, Home, Lines, err, out, print_json, progress
@@ -151,6 +152,7 @@ def search(
     ] = None,
     k: Annotated[int, typer.Option(help="Documents to return.")] = 10,
     explain: Annotated[bool, typer.Option(help="What each feature adds to the score.")] = False,
+    log: Annotated[Path | None, typer.Option(help="Folder to keep the requests in, for `cascade parity`.")] = None,
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
@@ -163,7 +165,7 @@ def search(
         asked = read_queries(queries)
     else:
         asked = pl.DataFrame({"qid": ["1"], "query": [query or ""]})
-    found = jobs.search(asked, home=home, k=k, explain=explain)
+    found = jobs.search(asked, home=home, k=k, explain=explain, log=log)
     if as_json:
         print_json({"queries": [_answer(row, found) for row in asked.iter_rows(named=True)]})
         return
@@ -262,6 +264,9 @@ def features() -> None:
     for name, about in describe():
         table.add_row(name, about)
     out.print(table)
+
+
+app.command()(parity)
 
 
 if __name__ == "__main__":

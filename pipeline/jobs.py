@@ -167,14 +167,19 @@ def _publish(job: "MainJob", system: System, home: Path) -> Path:
     )
 
 
-def search(query: str | pl.DataFrame, *, home: Path | None = None, k: int = 10, explain: bool = False) -> pl.DataFrame:
+def search(
+    query: str | pl.DataFrame, *, home: Path | None = None, k: int = 10, explain: bool = False, log: Path | None = None
+) -> pl.DataFrame:
     """Search the current bundle with one query or a QUERIES frame; see `pipeline.searcher.Searcher.search`.
 
-    Opens the bundle anew each time: a service keeps one `Searcher` and asks it.
+    log: a folder that the requests are kept in, for `cascade parity`. Opens the bundle anew each time: a service keeps
+    one `Searcher` and asks it.
     """
+    from pipeline.request_log import RequestLog
     from pipeline.searcher import Searcher, check_asked
 
     if isinstance(query, str):
         query = pl.DataFrame({"qid": ["1"], "query": [query]})
     check_asked(query, k)  # before a bundle is read for nothing
-    return Searcher.open((home or default_home()).resolve()).search(query, k=k, explain=explain)
+    searcher = Searcher.open((home or default_home()).resolve())
+    return searcher.search(query, k=k, explain=explain, log=RequestLog(log) if log is not None else None)

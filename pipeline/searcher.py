@@ -1,8 +1,11 @@
 """Online search over a published bundle: the batch path, for queries that come one at a time."""
 
 import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import numpy as np
 import polars as pl
@@ -10,7 +13,8 @@ import polars as pl
 from features.assemble import assemble
 from pipeline import build
 from pipeline.bundle import Bundle, open_bundle
-from pipeline.compose import FUSED, candidates, reranked
+from pipeline.compose import FUSED, RETRIEVERS, candidates, reranked
+from pipeline.request_log import Origin, RequestLog, environment
 from rankers.protocol import Ranker
 from retrieval import checkpoint
 from retrieval.bm25 import BM25
@@ -19,21 +23,38 @@ from retrieval.frames import QUERIES, check
 from retrieval.fusion import Fusion
 from retrieval.queries import check_queries
 
-log = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from retrieval.dense import DenseIndex
+    from retrieval.encoder import Encoder
+
+logger = logging.getLogger(__name__)
+
+Assemble = Callable[..., pl.DataFrame]
+"""What `features.assemble.assemble` is: candidates and queries to FEATURES."""
 
 
-class Searcher:
-    """A bundle, opened once and searched many times.
+@dataclass(frozen=True)
+class Parts:
+    """What a bundle holds, opened: the same objects for online search and for its offline replay.
 
-    `open` verifies every file before any native library reads one.
+    depth: documents a stage returns a query; candidates: those that the ranker sees, as it was trained.
     """
 
-    def __init__(self, bundle: Bundle) -> None:
-        self.bundle = bundle
+    bundle: Bundle
+    system: str
+    depth: int
+    candidates: int
+    bm25: BM25
+    dense: "DenseIndex"
+    encoder: "Encoder"
+    fusion: Fusion
+    docs: pl.DataFrame
+    ranker: Ranker | None
+
+    @classmethod
+    def of(cls, bundle: Bundle) -> Self:
+        """Open a verified bundle. Raises InputError where the encoder that it was built with is not there."""
         said = cast(dict[str, Any], bundle.metadata)
-        self.system: str = said["system"]
-        self._depth: int = said["depth"]
-        self._candidates: int = said["candidates"]
         folder = checkpoint.locate(said["encoder"])
         found = checkpoint.fingerprint(folder)
         if found != said["encoder_fingerprint"]:
@@ -42,67 +63,122 @@ class Searcher:
                 f"{said['encoder_fingerprint'][:12]}, found {found[:12]} in {folder}; "
                 "install that encoder, or run `cascade run` to build anew"
             )
-        self._bm25 = BM25.load(bundle.path / "lexical")
-        self._dense = build.dense_index().load(bundle.path / "dense")
-        self._encoder = build.encoder(said["encoder"])
-        self._fusion = Fusion.load(bundle.path / "fusion.json")
-        self._docs = pl.read_parquet(bundle.path / "docs.parquet")
-        self._ranker: Ranker | None = build.load_ranker(bundle.path / "ranker") if said["learned"] else None
+        return cls(
+            bundle=bundle,
+            system=said["system"],
+            depth=said["depth"],
+            candidates=said["candidates"],
+            bm25=BM25.load(bundle.path / "lexical"),
+            dense=build.dense_index().load(bundle.path / "dense"),
+            encoder=build.encoder(said["encoder"]),
+            fusion=Fusion.load(bundle.path / "fusion.json"),
+            docs=pl.read_parquet(bundle.path / "docs.parquet"),
+            ranker=build.load_ranker(bundle.path / "ranker") if said["learned"] else None,
+        )
+
+
+class Searcher:
+    """A bundle, opened once and searched many times.
+
+    `open` verifies every file before any native library reads one. assemble: the features' function, for trials of
+    another one.
+    """
+
+    def __init__(self, bundle: Bundle, *, assemble: Assemble = assemble) -> None:
+        self._parts = Parts.of(bundle)
+        self._assemble = assemble
 
     @classmethod
     def open(cls, home_or_bundle: Path) -> Self:
         """Open the current bundle of a home folder, or a bundle by its own folder."""
         return cls(open_bundle(home_or_bundle))
 
-    def search(self, queries: pl.DataFrame, *, k: int = 10, explain: bool = False) -> pl.DataFrame:
+    @property
+    def bundle(self) -> Bundle:
+        return self._parts.bundle
+
+    @property
+    def system(self) -> str:
+        return self._parts.system
+
+    def search(
+        self, queries: pl.DataFrame, *, k: int = 10, explain: bool = False, log: RequestLog | None = None
+    ) -> pl.DataFrame:
         """The k best documents of every query (QUERIES).
 
         Returns qid, rank, docid, title, text, score, and the scores `bm25`, `dense`, `fused` of the earlier stages
         (null where a stage did not return the document). With `explain`, a column `contributions`: a list of
         {feature, value, contribution} that with the ranker's base value sums to the score, largest first; it needs a
-        learned system.
+        learned system. With `log`, every query is kept there as one request, with the features of what is shown.
 
         Raises InputError for k below 1 and for a query that `retrieval.queries.check_query` refuses. A k beyond the
         corpus is warned about and gives all there is.
         """
         check_asked(queries, k)
-        if k > self._docs.height:
-            log.warning("k is %d, the corpus holds %d documents: all are returned", k, self._docs.height)
-            k = self._docs.height
-        if explain and self._ranker is None:
+        ranker, docs = self._parts.ranker, self._parts.docs
+        if k > docs.height:
+            logger.warning("k is %d, the corpus holds %d documents: all are returned", k, docs.height)
+            k = docs.height
+        if explain and ranker is None:
             raise InputError(f"the current system is `{self.system}`, which has no features to explain")
         found, run = self._rank(queries, k)
-        if explain and self._ranker is not None:
+        if log is not None:
+            self._keep(log, queries, k, found, run)
+        if explain and ranker is not None:
             features = found.join(run, on=["qid", "docid"], how="semi", maintain_order="left")
-            reasons = _contributions(self._ranker, features)
+            reasons = _contributions(ranker, features)
             run = run.join(reasons, on=["qid", "docid"], how="left", maintain_order="left")
         scores = found.select(
-            "qid", "docid", *(pl.col(f"{stage}_score").alias(stage) for stage in ("bm25", "dense", FUSED))
+            "qid", "docid", *(pl.col(f"{stage}_score").alias(stage) for stage in (*RETRIEVERS, FUSED))
         )
         shown = run.join(scores, on=["qid", "docid"], how="left", maintain_order="left")
-        shown = shown.join(self._docs, on="docid", how="left", maintain_order="left")
-        first = ["qid", "rank", "docid", "title", "text", "score", "bm25", "dense", FUSED]
+        shown = shown.join(docs, on="docid", how="left", maintain_order="left")
+        first = ["qid", "rank", "docid", "title", "text", "score", *RETRIEVERS, FUSED]
         return shown.select(*first, *(["contributions"] if explain else []))
 
     def _rank(self, queries: pl.DataFrame, k: int) -> tuple[pl.DataFrame, pl.DataFrame]:
         """(the candidates, with features where a ranker is to be asked; the RUN of the k best)."""
-        vectors = self._encoder.queries(queries["query"].to_list())
-        depth = max(self._depth, k)
-        runs = {"bm25": self._bm25.search(queries, depth), "dense": self._dense.search(queries["qid"], vectors, depth)}
-        runs[FUSED] = self._fusion.fuse(runs, depth)
-        found = candidates(runs, depth if self._ranker is None else max(self._candidates, k))
-        if self._ranker is None:
-            return found, runs[self.system].filter(pl.col("rank") <= k)
-        features = assemble(
+        parts = self._parts
+        vectors = parts.encoder.queries(queries["query"].to_list())
+        depth, number = self._bounds(k)
+        runs = {
+            "bm25": parts.bm25.search(queries, depth),
+            "dense": parts.dense.search(queries["qid"], vectors, depth),
+        }
+        runs[FUSED] = parts.fusion.fuse(runs, depth)
+        found = candidates(runs, number)
+        if parts.ranker is None:
+            return found, runs[parts.system].filter(pl.col("rank") <= k)
+        features = self._assemble(
             found,
             queries,
-            lexicon=self._bm25.lexicon,
+            lexicon=parts.bm25.lexicon,
             query_vectors=vectors,
-            document_vectors=self._dense.vectors,
-            names=self._ranker.feature_names,
+            document_vectors=parts.dense.vectors,
+            names=parts.ranker.feature_names,
         )
-        run = reranked(features, self._ranker.score(features))
+        run = reranked(features, parts.ranker.score(features))
         return found.join(features, on=["qid", "docid"], maintain_order="left"), run.filter(pl.col("rank") <= k)
+
+    def _bounds(self, k: int) -> tuple[int, int]:
+        """(depth of the stages, candidates): as published, or as many as are to be shown."""
+        depth = max(self._parts.depth, k)
+        return depth, depth if self._parts.ranker is None else max(self._parts.candidates, k)
+
+    @cached_property
+    def _origin(self) -> Origin:
+        names = self._parts.ranker.feature_names if self._parts.ranker is not None else ()
+        return Origin(self.bundle.name, self.bundle.fingerprint, self.system, tuple(names), environment())
+
+    def _keep(self, log: RequestLog, queries: pl.DataFrame, k: int, found: pl.DataFrame, run: pl.DataFrame) -> None:
+        """Log each query with what was shown for it, an empty list too."""
+        depth, number = self._bounds(k)
+        stages = [pl.col(f"{stage}_score").alias(f"stage_{stage}") for stage in (*RETRIEVERS, FUSED)]
+        values = found.select("qid", "docid", *stages, *self._origin.features)
+        shown = run.join(values, on=["qid", "docid"], how="left", maintain_order="left")
+        for query in queries.select(*QUERIES).iter_rows(named=True):
+            mine = shown if queries.height == 1 else shown.filter(pl.col("qid") == query["qid"])
+            log.append(self._origin, query, {"k": k, "depth": depth, "candidates": number}, mine)
 
 
 _CONTRIBUTIONS = pl.List(pl.Struct({"feature": pl.String, "value": pl.Float64, "contribution": pl.Float64}))
