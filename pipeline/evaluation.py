@@ -167,7 +167,7 @@ class _Table:
         columns = dict.fromkeys([*metrics, *curve.values()])
         raw = {metric: np.column_stack([frame[metric].to_numpy() for frame in aligned]) for metric in columns}
         # Beyond the deepest ranking the curve is flat.
-        while len(curve) > 1 and np.array_equal(*(raw[curve[k]] for k in list(curve)[-2:]), equal_nan=True):
+        while len(curve) > 1 and _same(*(raw[curve[k]] for k in list(curve)[-2:])):
             curve.popitem()
         undefined = np.isnan(raw[metrics[0]])
         if (odd := (undefined != undefined[:, :1]).any(axis=0)).any():
@@ -216,6 +216,10 @@ def _aligned(name: str, figures: pl.DataFrame, qids: pl.Series) -> pl.DataFrame:
     if joined.height != figures.height or joined.height != qids.len():
         raise InputError(f"{name}: was judged on {figures.height} queries that are not the {qids.len()} of the others")
     return joined
+
+
+def _same(one: Figures, other: Figures) -> bool:
+    return np.array_equal(one, other, equal_nan=True)
 
 
 def _value(column: Figures, ci95: Interval) -> Value:

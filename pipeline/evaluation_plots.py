@@ -76,7 +76,7 @@ def critical_difference(evaluation: Evaluation, *, dataset: str) -> Figure:
 
 
 def ndcg_by_k(evaluation: Evaluation, *, dataset: str) -> Figure:
-    """Mean NDCG at each cutoff with its 95 % interval, a line a system; beyond seven, the best seven before the rest."""
+    """Mean NDCG at each cutoff with its 95 % interval, a line a system; beyond seven the rest is grey."""
     named, rest = evaluation.systems[:TOLD_APART], evaluation.systems[TOLD_APART:]
     names = shortened([system.shown for system in named])
     exponential = evaluation.metric.startswith("ndcg_exp_cut")

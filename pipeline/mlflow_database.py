@@ -12,6 +12,8 @@ from typing import Any
 # MLflow reads these as it is imported.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+# No model is ever unpickled here, whatever the user's environment allows.
+os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
 
 import mlflow
 from mlflow.exceptions import MlflowException

@@ -47,8 +47,10 @@ class Verdict:
     words: str
 
 
-def judge(challenger: pl.DataFrame | None, champion: pl.DataFrame | None, blank: Blank) -> Verdict:
-    """Compare two systems' figures a validation query (qid, ndcg_cut_10), None where a system has none.
+def judge(
+    challenger: pl.DataFrame | None, champion: pl.DataFrame | None, blank: Blank, metric: str = DECIDING
+) -> Verdict:
+    """Compare two systems' figures a validation query (qid, a column a metric), None where a system has none.
 
     Better means: a higher mean, and p < .05 in the two-sided paired randomisation test, the one that leaderboards
     print. That is stricter than a one-sided test, as suits a rule that is applied anew at every run. Queries are
@@ -56,15 +58,15 @@ def judge(challenger: pl.DataFrame | None, champion: pl.DataFrame | None, blank:
     """
     if challenger is None or champion is None:
         return Verdict(False, None, None, "there are no validation figures to compare them by")
-    ours, theirs = (
-        fill_blank(figures.select("qid", DECIDING), blank).sort("qid") for figures in (challenger, champion)
-    )
+    if metric not in challenger.columns or metric not in champion.columns:
+        return Verdict(False, None, None, f"there are no validation figures of {metric} to compare them by")
+    ours, theirs = (fill_blank(figures.select("qid", metric), blank).sort("qid") for figures in (challenger, champion))
     if ours["qid"].to_list() != theirs["qid"].to_list():
         return Verdict(False, None, None, "they were judged on different validation queries")
     # A query with nothing relevant is null for both under `skip`.
-    differences = (ours[DECIDING] - theirs[DECIDING]).drop_nulls()
+    differences = (ours[metric] - theirs[metric]).drop_nulls()
     if differences.is_empty():
         return Verdict(False, None, None, "no validation query has a relevant document")
     difference, p_value = float(differences.to_numpy().mean()), randomisation_test(differences.to_numpy())
-    words = f"{difference:+.4f} {DECIDING} over {differences.len()} validation queries, p = {p_value:.2g}"
+    words = f"{difference:+.4f} {metric} over {differences.len()} validation queries, p = {p_value:.2g}"
     return Verdict(difference > 0 and p_value < LEVEL, difference, p_value, words)
