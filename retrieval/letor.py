@@ -6,12 +6,16 @@ highest index that occurs; a feature that a row leaves out is 0, as SVMLight has
 
 import gzip
 import re
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from mmap import mmap
 from pathlib import Path
 from typing import NoReturn
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
+import pyarrow as pa
 
 from retrieval.errors import InputError
 from retrieval.files import read_text_chunks
@@ -60,40 +64,48 @@ def read_letor(
     keys = keys if order is None else keys[order]
     keys, named = _with_docids(keys)
     _refuse_rows(keys, named, order, paths, heights)
-    return keys.select("qid", "docid", "relevance").hstack(columns.features(order), in_place=True)
+    return keys.select("qid", "docid", "relevance").hstack(list(columns.features(order)), in_place=True)
 
 
 class _Columns:
-    """Columns in the making: a piece a part read, joined at the end one column after the other, each one's pieces
-    freed before the next is joined, so that the whole never lies there twice."""
+    """The parts read so far, to be joined as columns.
+
+    A part's values lie in a mapping of their own, which goes back to the system as soon as it is joined, and a column
+    in the making takes memory only as far as it is filled: so all the values never lie there twice.
+    """
 
     def __init__(self) -> None:
         self._keys: list[pl.DataFrame] = []
-        self._features: list[list[pl.Series]] = []
+        self._blocks: deque[npt.NDArray[np.float32]] = deque()
         self.height = 0
+        self.width = 0
 
     def add(self, rows: Rows) -> None:
-        refuse_too_large(self.height + len(rows.qid), max(len(rows.values), len(self._features)))
-        self._features += ([pl.Series([0.0], dtype=pl.Float32).new_from_index(0, self.height)] if self.height else []
-                           for _ in range(len(rows.values) - len(self._features)))  # fmt: skip
-        self._keys.append(pl.DataFrame({"qid": rows.qid, "docid": rows.docid, "relevance": rows.relevance}))
         self.height += len(rows.qid)
-        zeros = pl.Series([0.0], dtype=pl.Float32).new_from_index(0, len(rows.qid))
-        for at, pieces in enumerate(self._features):
-            pieces.append(pl.Series(rows.values[at]) if at < len(rows.values) else zeros)
+        self.width = max(self.width, len(rows.values))
+        refuse_too_large(self.height, self.width)
+        self._keys.append(pl.DataFrame({"qid": rows.qid, "docid": rows.docid, "relevance": rows.relevance}))
+        block = np.frombuffer(mmap(-1, max(rows.values.nbytes, 1)), dtype=np.float32, count=rows.values.size)
+        block = block.reshape(rows.values.shape)
+        block[:] = rows.values
+        self._blocks.append(block)
 
     def keys(self) -> pl.DataFrame:
-        keys, self._keys = pl.concat(self._keys), []
-        return keys.rechunk()
+        return pl.concat(self._keys).rechunk()
 
-    def features(self, order: Ints | None) -> list[pl.Series]:
+    def features(self, order: Ints | None) -> Iterator[pl.Series]:
         """f1 … fN, in `order`; what was added is gone then."""
-        joined = []
-        for number, pieces in enumerate(self._features, 1):
-            column = pl.concat(pieces).rechunk().alias(f"f{number}")
-            pieces.clear()
-            joined.append(column if order is None else column.gather(order))
-        return joined
+        columns = deque(np.empty(self.height, dtype=np.float32) for _ in range(self.width))
+        start = 0
+        for keys in self._keys:
+            block, end = self._blocks.popleft(), start + keys.height
+            for at, column in enumerate(columns):
+                column[start:end] = block[at] if at < len(block) else 0
+            del block
+            start = end
+        for number in range(1, self.width + 1):
+            column = columns.popleft()
+            yield pl.Series(f"f{number}", pa.array(column if order is None else column[order]))
 
 
 def _shares(paths: Sequence[Path], progress: Callable[[int, int], None]) -> Iterator[Callable[[int, int], None]]:
