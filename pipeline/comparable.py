@@ -80,6 +80,37 @@ def notes(judged: Mapping[str, Judged], labels: Mapping[str, str], queries: int)
     return found
 
 
+def tags_of(judged: Judged) -> dict[str, str]:
+    """What a tracked run must keep for its figures to be compared later; `judged_by` reads it back."""
+    prints = judged.fingerprints
+    known = {
+        "cascade.split": judged.split,
+        "cascade.qrels": prints.qrels,
+        "cascade.judged_queries": prints.queries,
+        "cascade.texts": prints.texts,
+        "cascade.candidates": judged.candidates,
+        "cascade.features": judged.features,
+        "cascade.answered": None if judged.answered is None else str(judged.answered),
+    }
+    return {tag: value for tag, value in known.items() if value is not None}
+
+
+def judged_by(tags: Mapping[str, str], per_query: pl.DataFrame) -> Judged | None:
+    """The system whose run has these `tags`; None for one that was tracked without them."""
+    if not {"cascade.split", "cascade.qrels", "cascade.judged_queries"} <= set(tags):
+        return None
+    prints = Fingerprints(tags["cascade.qrels"], tags["cascade.judged_queries"], tags.get("cascade.texts"))
+    answered = tags.get("cascade.answered")
+    return Judged(
+        per_query=per_query,
+        fingerprints=prints,
+        split=tags["cascade.split"],
+        candidates=tags.get("cascade.candidates"),
+        features=tags.get("cascade.features"),
+        answered=None if answered is None else int(answered),
+    )
+
+
 def fingerprints_of(qrels: pl.DataFrame, queries: pl.DataFrame | None = None) -> Fingerprints:
     """What a system that is judged by `qrels` is judged on; `queries` (QUERIES) adds their text."""
     check(qrels, QRELS, "qrels")

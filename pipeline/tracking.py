@@ -16,13 +16,15 @@ from mlflow.entities.model_registry import ModelVersion
 
 from pipeline import mlflow_runs
 from pipeline.durable import fingerprint, locked, make_folder, write_json
+from pipeline.evaluated import Evaluation
+from pipeline.evaluation_log import EvaluationRuns, Extras, log_evaluation
 from pipeline.mlflow_database import DATABASE, failing_clearly, open_client
 from pipeline.promotion import Promotion
 from pipeline.registry import Registry, Rollback, model_name
 from pipeline.results import Leaderboard, System
 from retrieval.metrics import Blank, mean
 
-__all__ = ["Promotion", "Tracker"]
+__all__ = ["Extras", "Promotion", "Tracker"]
 
 
 class Tracker:
@@ -160,6 +162,25 @@ class Tracker:
         return self.promote_run(
             run_ids[board.selected], dataset=board.dataset, fingerprint=board.fingerprint, blank=board.blank
         )
+
+    def log_evaluation(
+        self, evaluation: Evaluation, *, dataset: str, fingerprint: str, extras: Mapping[str, Extras] | None = None
+    ) -> EvaluationRuns:
+        """Log an evaluation on the data set with this name and fingerprint (SHA-256 of its content).
+
+        The evaluation is a run in the experiment `dataset`, each system a run nested in it: figures by the names of
+        their conventions, the figures a query, plots, and the model of a system whose `extras` have a ranker, linked
+        to the data set. Nothing is promoted: see `promote_run`. The same evaluation again writes nothing.
+        """
+        with self._exclusively():
+            return log_evaluation(
+                self._client,
+                evaluation,
+                extras or {},
+                dataset=dataset,
+                data_fingerprint=fingerprint,
+                artifacts=self._home / "artifacts",
+            )
 
     def promote_run(
         self, run_id: str, *, dataset: str, fingerprint: str, blank: Blank, metric: str = "ndcg_cut_10"
