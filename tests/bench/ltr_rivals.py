@@ -1,6 +1,4 @@
-"""The libraries that a ranking team would call themselves, on the same folds, stopped and judged by the same measure.
-
-    python -m tests.bench.ltr_rivals --seeds 3
+"""The libraries that a ranking team would call themselves, stopped by the same measure as ours (`bench_ltr_rivals`).
 
 Every rival has one signature (`Fit`), boosts for as long as the validation queries gain in NDCG@10 by our metric, and
 takes its settings from a small fixed grid, chosen per fold on validation alone. The grids hold what the libraries'
@@ -8,17 +6,10 @@ manuals advise for small data (low learning rate, shallow or few-leaved trees, r
 that their ranking objectives are known to hang on. One thread each.
 """
 
-import argparse
-import json
-import logging
-import os
-import statistics
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
-from itertools import islice
 from typing import Protocol, TypeAlias
 
 import numpy as np
@@ -27,8 +18,6 @@ import polars as pl
 
 from rankers.slates import Ndcg, Slates, matrix
 from tests.bench import mq2008
-
-log = logging.getLogger(__name__)
 
 Floats: TypeAlias = npt.NDArray[np.floating]
 Value: TypeAlias = str | float | int | bool
@@ -136,6 +125,27 @@ def _lightgbm(objective: str) -> Fit:
         return lambda x: booster.predict(x, num_iteration=booster.best_iteration, raw_score=True, num_threads=1)
 
     return lambda train, valid, test, *, seed, settings: _fit_score(fit, train, valid, test, seed, settings)
+
+
+def bare_lightgbm_seconds(
+    train: pl.DataFrame, valid: pl.DataFrame, *, rounds: int, seed: int, threads: int, settings: Settings
+) -> float:
+    """Seconds that LightGBM takes by itself: arrays in, `rounds` boosted, its own NDCG@10 of validation each round.
+
+    What a team would write, and so what training through Cascade is held to. settings: LightGBM's, objective included;
+    the rows are those that Cascade learns from (queries with nothing relevant left out).
+    """
+    import lightgbm as lgb
+
+    names = mq2008.feature_names(train)
+    data = _Data.of(train, valid, names, keep_blank=False)
+    params = {"bagging_freq": 1, "num_threads": threads, "seed": seed, "deterministic": True, "force_row_wise": True,
+              "verbosity": -1, "metric": "ndcg", "eval_at": [10], **settings}  # fmt: skip
+    start = time.perf_counter()
+    dataset = lgb.Dataset(data.x, data.relevance, group=data.sizes, params=params)
+    watched = dataset.create_valid(data.watched.x, data.watched.relevance, group=data.watched.sizes)
+    lgb.train(params, dataset, num_boost_round=rounds, valid_sets=[watched])
+    return time.perf_counter() - start
 
 
 def _xgboost(objective: str) -> Fit:
@@ -254,78 +264,3 @@ RIVALS: Mapping[str, Rival] = {
         Rival("catboost YetiRankPairwise", "catboost", _catboost("YetiRankPairwise"), [_CATBOOST | {"depth": 4}]),
     )
 }
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a rival made of a fold: the settings chosen, scores float32 [n] of the test rows, and the costs."""
-
-    settings: Settings
-    valid_ndcg: float
-    scores: Floats
-    train_seconds: float
-    predict_us_per_doc: float
-
-
-def chosen(rival: Rival, train: pl.DataFrame, valid: pl.DataFrame, test: pl.DataFrame, *, seed: int) -> Result:
-    """Fit every setting of the rival's grid; the one best on validation, the earlier where two are equal."""
-    both = pl.concat([valid, test])
-    best: Result | None = None
-    for settings in rival.grid:
-        scores, seconds, micros = rival.fit_score(train, valid, both, seed=seed, settings=settings)
-        figure = mq2008.ndcg(valid, scores[: valid.height])
-        if best is None or figure > best.valid_ndcg:
-            best = Result(settings, figure, scores[valid.height :], seconds, micros)
-    if best is None:
-        raise ValueError(f"{rival.name}: the grid is empty")
-    return best
-
-
-def results(rival: Rival, fold: mq2008.Fold, seeds: Sequence[int]) -> Iterator[Result]:
-    """A result a seed on one fold: the settings are chosen with the first seed, and kept for the others."""
-    train, valid, test = fold
-    first = chosen(rival, train, valid, test, seed=seeds[0])
-    yield first
-    both = pl.concat([valid, test])
-    for seed in seeds[1:]:
-        scores, seconds, micros = rival.fit_score(train, valid, both, seed=seed, settings=first.settings)
-        figure = mq2008.ndcg(valid, scores[: valid.height])
-        yield Result(first.settings, figure, scores[valid.height :], seconds, micros)
-
-
-def main() -> int:
-    """Run the rivals over the folds; a JSON line a rival, fold and seed, and one summary a rival."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rivals", nargs="*", default=list(RIVALS), choices=list(RIVALS))
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--folds", type=int, default=mq2008.PARTS, help="the first so many")
-    args = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    if not mq2008.FOLDER.is_dir():
-        log.error("needs %s", mq2008.FOLDER)
-        return 2
-    for rival in (RIVALS[name] for name in args.rivals):
-        if not rival.installed:
-            log.warning("%s: skipped, %s is not installed (pip install the dev extra)", rival.name, rival.package)
-            continue
-        runs: list[dict[str, object]] = []
-        figures: list[float] = []
-        for number, fold in enumerate(islice(mq2008.folds(), args.folds), 1):
-            for seed, result in enumerate(results(rival, fold, range(args.seeds))):
-                figures.append(mq2008.ndcg(fold[2], result.scores))
-                runs.append({"rival": rival.name, "fold": number, "seed": seed, mq2008.METRIC: round(figures[-1], 5),
-                             "valid": round(result.valid_ndcg, 5), "train_s": round(result.train_seconds, 2),
-                             "predict_us_per_doc": round(result.predict_us_per_doc, 2),
-                             "settings": dict(result.settings)})  # fmt: skip
-                sys.stdout.write(json.dumps(runs[-1]) + "\n")
-                sys.stdout.flush()
-        cost = {column: statistics.fmean(float(str(run[column])) for run in runs)
-                for column in ("train_s", "predict_us_per_doc")}  # fmt: skip
-        log.info("%s: %s %.4f over %d folds and %d seeds, %.1f s a fit, %.1f µs a document, load %.1f", rival.name,
-                 mq2008.METRIC, statistics.fmean(figures), args.folds, args.seeds, *cost.values(),
-                 os.getloadavg()[0])  # fmt: skip
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
