@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline import jobs
+from pipeline.cli_clicks import app as clicks
 from pipeline.cli_parity import parity
 from pipeline.config import RANKERS, Settings
 from pipeline.results import Leaderboard, p_text
@@ -267,6 +268,7 @@ def features() -> None:
 
 
 app.command()(parity)
+app.add_typer(clicks, name="clicks")
 
 
 if __name__ == "__main__":

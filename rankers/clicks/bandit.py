@@ -1,8 +1,9 @@
 """The Open Bandit Dataset: logged recommendations with the probability that each was chosen. No queries.
 
-Saito, Aihara, Matsutani and Narita, "Open Bandit Dataset and Pipeline", NeurIPS 2021. Each campaign (all, men,
-women) was logged under two policies at once, uniform random and Bernoulli Thompson sampling, so that what one log says
-of the other policy can be compared with what that policy did earn. Ten thousand rows of each are packaged with `obp`, as CSV: `obd/POLICY/CAMPAIGN/CAMPAIGN.csv`.
+Saito, Aihara, Matsutani and Narita, "Open Bandit Dataset and Pipeline", NeurIPS 2021. Each campaign (all, men, women)
+was logged under two policies at once, uniform random and Bernoulli Thompson sampling, so that what one log says of the
+other policy can be compared with what that policy did earn. Ten thousand rows of each are packaged with `obp`, as CSV:
+`obd/POLICY/CAMPAIGN/CAMPAIGN.csv`.
 """
 
 import importlib.metadata

@@ -80,14 +80,14 @@ def with_propensities(counts: pl.DataFrame, propensities: pl.DataFrame | None = 
     check(propensities, PROPENSITIES, "propensities")
     wrong = propensities.filter(~((pl.col(PROPENSITY) > 0) & (pl.col(PROPENSITY) <= 1)))
     if wrong.height:
-        row = wrong.select("position", PROPENSITY).row(0)
-        raise InputError("propensities: {1} at position {0}; a propensity is above 0 and at most 1".format(*row))
+        value, position = wrong[PROPENSITY].to_list()[0], wrong["position"].to_list()[0]
+        raise InputError(f"propensities: {value} at position {position}; a propensity is above 0 and at most 1")
     if propensities["position"].is_duplicated().any():
         raise InputError("propensities: a position appears twice; each needs one propensity")
     plain = counts.drop(PROPENSITY, strict=False)
     joined = plain.join(propensities.select(*PROPENSITIES), on="position", how="left", maintain_order="left")
     if joined[PROPENSITY].null_count():
-        position = joined.filter(pl.col(PROPENSITY).is_null())["position"].min()
+        position = min(joined.filter(pl.col(PROPENSITY).is_null())["position"].to_list())
         raise InputError(f"propensities: none for position {position}, which the log shows")
     return joined
 

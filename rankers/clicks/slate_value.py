@@ -65,8 +65,12 @@ def ranking_units(
         residual=(pl.col("w") * (pl.col("click") - pl.col("look") * pl.col("relevance"))).sum(),
     )
     aims = new.join(looks.select(rank="position", look="look"), on="rank").join(known, on=["qid", "docid"], how="left")
+    # What the log cannot value counts 0 in the reward, so it may not count in what rewards are normalised to either.
+    keys = _slot_keys(assume)
+    valued = pages.select(pl.col(keys)).unique().with_columns(valued=pl.lit(1.0))
+    aims = aims.with_columns(position=pl.col("rank")).join(valued, on=keys, how="left")
     per_query = aims.group_by("qid").agg(
-        target=exposure.sum() if assume == "position" else pl.len().cast(pl.Float64),
+        target=(exposure * pl.col("valued").fill_null(0.0)).sum(),
         baseline=(pl.col("look") * pl.col("relevance")).sum(),
     )
     units = sums.join(per_query, on="qid", how="left", maintain_order="left").fill_null(0.0)
@@ -84,12 +88,17 @@ def support(log: pl.DataFrame, run: pl.DataFrame, *, assume: Assumption, k: int 
     """
     slots = check(run, RUN, "run").filter(pl.col("rank") <= k)
     traffic = log.select("session", "qid").unique().group_by("qid").len()
-    keys = ["qid", "docid", *(["position"] if assume == "item_position" else [])]
+    keys = _slot_keys(assume)
     shown = log.select(keys).unique().with_columns(shown=pl.lit(1.0))
     found = slots.rename({"rank": "position"}).join(shown, on=keys, how="left").join(traffic, on="qid", how="inner")
     if found.is_empty():
         return 0.0
     return float(np.average(found["shown"].fill_null(0.0).to_numpy(), weights=found["len"].to_numpy()))
+
+
+def _slot_keys(assume: Assumption) -> list[str]:
+    """What the log must have shown for a slot of the new ranking to be valued."""
+    return ["qid", "docid", "position"] if assume == "item_position" else ["qid", "docid"]
 
 
 def _looks(propensities: pl.DataFrame | None, deepest: int) -> pl.DataFrame:
