@@ -14,6 +14,7 @@ from rich.text import Text
 
 from pipeline import jobs
 from pipeline.cli_clicks import app as clicks
+from pipeline.cli_evaluate import evaluate
 from pipeline.cli_parity import parity
 from pipeline.config import RANKERS, Settings
 from pipeline.results import Leaderboard, p_text
@@ -249,11 +250,17 @@ def compare(
 
 
 @app.command()
-def rollback(home: Home = None) -> None:
-    """Make the bundle before the current one current again."""
-    from pipeline.bundle import rollback as roll_back
+def rollback(
+    model: Annotated[
+        str | None, typer.Option(help="Only this registered model, or data set: its champion before becomes champion.")
+    ] = None,
+    home: Home = None,
+) -> None:
+    """Make the bundle before the current one current again, and its system champion in the registry."""
+    from pipeline.rollback import roll_back
 
-    out.print(f"current is now {roll_back((home or jobs.default_home()).resolve()).name}", highlight=False)
+    for line in roll_back((home or jobs.default_home()).resolve(), model).lines():
+        out.print(line, highlight=False)
 
 
 @app.command()
@@ -267,6 +274,7 @@ def features() -> None:
     out.print(table)
 
 
+app.command()(evaluate)
 app.command()(parity)
 app.add_typer(clicks, name="clicks")
 

@@ -12,7 +12,7 @@ import polars as pl
 
 from pipeline.evaluated import Fingerprints
 from retrieval.errors import InputError
-from retrieval.frames import QRELS, QUERIES, check
+from retrieval.frames import PAIRS, QRELS, QUERIES, check
 
 
 @dataclass(frozen=True)
@@ -93,6 +93,12 @@ def tags_of(judged: Judged) -> dict[str, str]:
         "cascade.answered": None if judged.answered is None else str(judged.answered),
     }
     return {tag: value for tag, value in known.items() if value is not None}
+
+
+def ranked_pairs(run: pl.DataFrame, qids: pl.Series) -> tuple[str, int]:
+    """The fingerprint of the candidates that a RUN ranked for the queries `qids`, and how many of these it answers."""
+    pairs = run.select(*PAIRS).join(qids.to_frame("qid"), on="qid", how="semi")
+    return content_of(pairs), pairs["qid"].n_unique()
 
 
 def judged_by(tags: Mapping[str, str], per_query: pl.DataFrame) -> Judged | None:

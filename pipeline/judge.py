@@ -6,6 +6,7 @@ from typing import TypeAlias
 
 import polars as pl
 
+from pipeline.comparable import fingerprints_of
 from pipeline.learn import cross_validated, rank_with
 from pipeline.mainjob import MainJob, read_run, read_timing
 from pipeline.results import Leaderboard, StageName, System, Versus
@@ -54,6 +55,7 @@ def leaderboard(job: MainJob, *, blank: Blank) -> Leaderboard:
         selected=selected.name,
         versus=_versus(systems, baseline, blank),
         notes=notes,
+        judged_on=fingerprints_of(job.dataset.qrels["test"], job.dataset.queries),
     )
 
 
@@ -94,6 +96,7 @@ def _system(job: MainJob, name: str, output: StageOutput, outputs: Mapping[str, 
         stage_ms=stage_ms,
         ndcg_by_k=dict(zip(CURVE_AT, by_k.values(), strict=True)),
         ranker=ranker if ranker.exists() else None,
+        run=output.path / "run.parquet",
         curve=pl.read_parquet(output.path / "curve.parquet") if ranker.exists() else None,
         importance=json.loads((output.path / "importance.json").read_text()) if ranker.exists() else {},
     )

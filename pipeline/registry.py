@@ -23,14 +23,15 @@ from retrieval.metrics import Blank
 
 @dataclass(frozen=True)
 class Rollback:
-    """The champion of the registered model `model` after a rollback, and the one that it was taken from."""
+    """A registered model's champion after a rollback, and the one that it was taken from; their bundles, if any."""
 
     model: str
     champion: str
     version: str
+    bundle: str | None
     before: str
     before_version: str
-    bundle: str | None
+    before_bundle: str | None
 
 
 class Registry:
@@ -71,8 +72,8 @@ class Registry:
         reason = f"{label} replaces {other}: {verdict.words}"
         return Promotion(name, "champion", model, number, reigning, *figures, reason)
 
-    def roll_back(self, name: str) -> Rollback:
-        """Exchange champion and previous of a registered model, given by its name or its data set's.
+    def plan_rollback(self, name: str) -> Rollback:
+        """What `roll_back` would do to the registered model of that name, or of the data set of that name.
 
         Raises InputError for a name that is none or is several's, and where there is no previous champion.
         """
@@ -81,8 +82,13 @@ class Registry:
         champion, previous = by_alias.get("champion"), by_alias.get("previous")
         if champion is None or previous is None or previous.version == champion.version:
             raise InputError(f"{model}: has no previous champion to go back to")
-        self._replace(model, champion, previous, by_alias)
         return _rollback(model, previous, champion)
+
+    def roll_back(self, name: str) -> Rollback:
+        """Exchange champion and previous; raises InputError as `plan_rollback` does. Twice is as if never."""
+        plan = self.plan_rollback(name)
+        self._exchange(plan)
+        return plan
 
     def follow_bundle(self, bundle: str, dataset_fingerprint: str, system_key: str) -> Rollback | None:
         """Make the system that `bundle` serves champion of its data set, the champion `previous`.
@@ -95,9 +101,15 @@ class Registry:
             served = by_key.get(system_key) or next(iter(tagged), None)
             champion = by_alias.get("champion")
             if served and champion and served.version != champion.version:
-                self._replace(model.name, champion, served, by_alias)
-                return _rollback(model.name, served, champion)
+                plan = _rollback(model.name, served, champion)
+                self._exchange(plan)
+                return plan
         return None
+
+    def _exchange(self, plan: Rollback) -> None:
+        # A challenger stays what it is, so that a second rollback undoes the first.
+        self._client.set_registered_model_alias(plan.model, "previous", plan.before_version)
+        self._client.set_registered_model_alias(plan.model, "champion", plan.version)
 
     def set_bundle(self, model: str, version: str, bundle: str) -> None:
         """Remember that `bundle` serves this version."""
@@ -171,5 +183,12 @@ def read_per_query(client: MlflowClient, run_id: str, split: str) -> pl.DataFram
 
 
 def _rollback(model: str, champion: ModelVersion, before: ModelVersion) -> Rollback:
-    names = (champion.tags["cascade.system"], str(champion.version), before.tags["cascade.system"], str(before.version))
-    return Rollback(model, *names, champion.tags.get("bundle"))
+    return Rollback(
+        model=model,
+        champion=champion.tags["cascade.system"],
+        version=str(champion.version),
+        bundle=champion.tags.get("bundle"),
+        before=before.tags["cascade.system"],
+        before_version=str(before.version),
+        before_bundle=before.tags.get("bundle"),
+    )

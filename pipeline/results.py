@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import polars as pl
 
+from pipeline.evaluated import Fingerprints
 from retrieval.metrics import Blank
 
 StageName = Literal["retrieve", "fuse", "rank", "rerank"]
@@ -28,6 +29,7 @@ class System:
     ranker: the artifact's folder (rankers.artifact.load_ranker), for learned systems.
     curve: columns `step` and one Float64 column a logged training or validation metric, for learned systems.
     importance: feature → mean absolute contribution to the score on validation, for learned systems.
+    run: its RUN as Parquet, from which tracking reads which candidates it ranked.
     """
 
     name: str
@@ -43,6 +45,7 @@ class System:
     ranker: Path | None = None
     curve: pl.DataFrame | None = None
     importance: Mapping[str, float] = field(default_factory=dict)
+    run: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,7 @@ class Leaderboard:
     blank: what a query with nothing relevant counts ("zero", "one", "skip").
     baseline: the earlier (not learned) stage that is best on validation; `versus` compares every other system with it.
     selected: the system that is best on validation: the one this run puts forward for promotion.
+    judged_on: fingerprints of the test judgements and queries, by which later evaluations know that figures compare.
     """
 
     dataset: str
@@ -81,6 +85,7 @@ class Leaderboard:
     selected: str
     versus: Mapping[str, Versus]
     notes: Sequence[str] = ()
+    judged_on: Fingerprints | None = None
 
     def system(self, name: str) -> System:
         return next(system for system in self.systems if system.name == name)

@@ -11,10 +11,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+import polars as pl
 from mlflow.entities import DatasetInput, Run
 from mlflow.entities.model_registry import ModelVersion
 
-from pipeline import mlflow_runs
+from pipeline import mlflow_runs, stored_model
+from pipeline.comparable import Judged, feature_set, ranked_pairs, tags_of
 from pipeline.durable import fingerprint, locked, make_folder, write_json
 from pipeline.evaluated import Evaluation
 from pipeline.evaluation_log import EvaluationRuns, Extras, log_evaluation
@@ -22,6 +24,9 @@ from pipeline.mlflow_database import DATABASE, failing_clearly, open_client
 from pipeline.promotion import Promotion
 from pipeline.registry import Registry, Rollback, model_name
 from pipeline.results import Leaderboard, System
+from pipeline.stored_model import StoredModel
+from pipeline.tracked import Tracked, find_tracked
+from rankers import artifact
 from retrieval.metrics import Blank, mean
 
 __all__ = ["Extras", "Promotion", "Tracker"]
@@ -107,6 +112,7 @@ class Tracker:
             "cascade.key": system.key,
             "cascade.stage": system.stage,
             "cascade.blank": board.blank,
+            **_comparable_tags(board, system),
         }
         run = self._client.create_run(parent.info.experiment_id, tags=tags, run_name=name)
         run_id = run.info.run_id
@@ -182,6 +188,21 @@ class Tracker:
                 artifacts=self._home / "artifacts",
             )
 
+    def load_model(self, uri: str, folder: Path) -> StoredModel:
+        """The model of a `models:/` or `runs:/` URI, copied to `folder` and verified; see `pipeline.stored_model`."""
+        with self._exclusively():
+            place = stored_model.find(self._client, uri)
+        return stored_model.load(place, folder)
+
+    def tracked(self, system: str, *, split: str, qrels: str | None = None) -> Tracked:
+        """A tracked system's figures a query, by its run id or its name; of several of one name the latest.
+
+        qrels: the fingerprint of the judgements wanted. Raises InputError where nothing of that name was tracked, or
+        nothing that was judged on this split by these judgements.
+        """
+        with self._exclusively():
+            return find_tracked(self._client, system, split=split, qrels=qrels)
+
     def promote_run(
         self, run_id: str, *, dataset: str, fingerprint: str, blank: Blank, metric: str = "ndcg_cut_10"
     ) -> Promotion:
@@ -194,6 +215,11 @@ class Tracker:
         """Exchange champion and previous of a registered model; see `Registry.roll_back`."""
         with self._exclusively():
             return self._registry.roll_back(model)
+
+    def plan_rollback(self, model: str) -> Rollback:
+        """What `roll_back` would do."""
+        with self._exclusively():
+            return self._registry.plan_rollback(model)
 
     def follow_bundle(self, bundle: str, dataset_fingerprint: str, system_key: str) -> Rollback | None:
         """Make the registry's champion the system that `bundle` serves; see `Registry.follow_bundle`."""
@@ -209,6 +235,19 @@ class Tracker:
         """The bundle of the champion of a data-set fingerprint; None where there is no champion or it has none."""
         with self._exclusively():
             return self._registry.champion_bundle(data_fingerprint)
+
+
+def _comparable_tags(board: Leaderboard, system: System) -> dict[str, str]:
+    """What later evaluations must know of a system to compare with it."""
+    if board.judged_on is None:
+        return {}
+    figures = system.per_query["test"]
+    candidates, answered = (
+        (None, None) if system.run is None else ranked_pairs(pl.read_parquet(system.run), figures["qid"])
+    )
+    features = None if system.ranker is None else feature_set(artifact.read(system.ranker).feature_names)
+    judged = Judged(figures, board.judged_on, board.split, candidates, features, answered)
+    return {**tags_of(judged), "cascade.per_query": "test"}
 
 
 def _data(board: Leaderboard) -> DatasetInput:
