@@ -62,7 +62,7 @@ def results(rival: Rival, fold: mq2008.Fold, seeds: Sequence[int]) -> Iterator[R
 
 
 def report(rival: Rival, folds: Iterable[mq2008.Fold], seeds: Sequence[int]) -> Iterator[dict[str, object]]:
-    """A row a fold and seed: figures on test and validation, costs, settings; or one row that says why there are none."""
+    """A row a fold and seed: figures on test and validation, costs, settings; or one row that says why not."""
     if not rival.installed:
         yield {"rival": rival.name, "skipped": f"{rival.package} is not installed (it is in the extra dev)"}
         return

@@ -3,6 +3,8 @@
 import gzip
 import io
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -203,6 +205,35 @@ def test_a_wrong_row_is_refused_by_file_and_line(row: str, complaint: str, part_
     assert "\n" not in str(refusal.value)
 
 
+def outcome(path: Path) -> pl.DataFrame | str:
+    try:
+        return read_letor([path]).filter(pl.col("qid") != "slow:ly")
+    except InputError as refusal:
+        return str(refusal)
+
+
+@settings(no_reset, max_examples=400)
+@given(
+    edits=st.lists(st.tuples(st.integers(0, 60), st.sampled_from([*" :\n\t\r\f\xa0.-+019einfaqd#_", ""])), max_size=4),
+    comment=st.booleans(),
+)
+def test_quick_and_slow_reading_agree_on_files_with_errors(
+    edits: list[tuple[int, str]], comment: bool, tmp_path: Path
+) -> None:
+    text = "2 qid:7 1:0.5 3:nan 4:1e2\n0 qid:7 2:-1 5:2.25 \n1 qid:88 1:0 2:4\n"
+    if comment:
+        text = text.replace(" \n", " # docid = x-1 \n")
+    for at, character in edits:
+        text = text[:at] + character + text[at + 1 :]
+    quick = outcome(written(tmp_path / "x", text))
+    # A colon within a qid is legal and rare: Python, not Polars, reads a part that has one.
+    slow = outcome(written(tmp_path / "x", text.rstrip("\n") + "\n0 qid:slow:ly\n"))
+    if isinstance(quick, pl.DataFrame) and isinstance(slow, pl.DataFrame):
+        assert quick.equals(slow)
+    else:
+        assert str(quick) == str(slow)
+
+
 def test_a_document_twice_is_refused_where_it_comes_again(tmp_path: Path) -> None:
     first = written(tmp_path / "a", "0 qid:1 1:1 #docid = x\n0 qid:2 1:1 #docid = x\n")
     second = written(tmp_path / "b", "0 qid:1 1:1 #docid = y\n# remark\n\n0 qid:1 1:1 #docid = x\n")
@@ -249,6 +280,34 @@ def test_more_than_memory_holds_is_refused_before_it_is_asked_for(tmp_path: Path
     path = written(tmp_path / "x", "".join(f"0 qid:{row // 9} 1:1\n" for row in range(45_000)) + "0 qid:x 100000:1\n")
     with pytest.raises(InputError, match="45,001 rows of 100,000 features would take 17 GiB"):
         read_letor([path])
+
+
+MEASURE = """
+import resource, sys
+from pathlib import Path
+from retrieval.letor import read_letor
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+before = peak()
+frame = read_letor([Path(sys.argv[1])], part_bytes=4 << 20)
+print(peak() - before, frame.estimated_size())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in kilobytes on Linux")
+def test_the_values_never_lie_in_memory_twice(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    pairs = (" ".join(f"{at}:{value}" for at, value in enumerate(row, 1)) for row in rng.integers(0, 99, (1000, 120)))
+    block = "".join(f"{row % 3} qid:{row // 50} {text}\n" for row, text in enumerate(pairs)).encode()
+    with (tmp_path / "x").open("wb") as file:
+        file.writelines(block.replace(b"qid:", b"qid:%d-" % number) for number in range(600))
+    run = subprocess.run(
+        [sys.executable, "-c", MEASURE, str(tmp_path / "x")],
+        check=True, capture_output=True, text=True, cwd=Path(__file__).parents[2],
+    )  # fmt: skip
+    grown, size = map(int, run.stdout.split())
+    assert size >= 600_000 * 120 * 4
+    assert grown < 1.7 * size, grown / size
 
 
 def judged(qids: list[str], **features: list[float]) -> pl.DataFrame:
