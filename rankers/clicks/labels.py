@@ -46,27 +46,38 @@ def doubly_robust(
     *,
     clip: float = CLIP,
 ) -> pl.DataFrame:
-    """An estimate of relevance, corrected by the clicks: right if the propensities or the estimates are.
+    """An estimate of relevance, corrected by the clicks where there was exposure to correct it with.
 
-    For a pair with estimate m, shown n times at positions of propensity p (Oosterhuis, "Doubly-robust estimation for
-    correcting position bias in click feedback for unbiased learning to rank", TOIS 2023, per pair):
+    For a document with estimate m on the N pages of its query, click c and propensity p where it is shown, and its
+    exposure r = sum(p) / N (Oosterhuis, "Doubly-robust estimation for correcting position bias in click feedback for
+    unbiased learning to rank", TOIS 2023, per document):
 
-        m + sum(click - p m) / (n max(mean p, clip))
+        m + sum(c - p m) / (N max(r, clip))
+
+    With right propensities it is right where the exposure is not clipped, whatever the estimate (the estimate then
+    cancels), and where the estimate is, however little exposure there was; between, it is shrunk to the estimate
+    and not to 0, as inverse propensity scoring is. A document of a query in the log that was never shown keeps m.
 
     estimates: qid, docid, relevance: Float32, as `fit_regression_em` or a click model's `relevance()` gives them, on
     the scale of clicks at propensity 1; every pair of the log needs one. A label below 0, which noise can bring, is
     0: a ranker's labels are not negative. What is refused: see `inverse_propensity`.
     """
     known = with_propensities(counts, propensities)
-    check(estimates, LABELS, "estimates of relevance")
-    joined = known.join(estimates.select(*LABELS), on=["qid", "docid"], how="left", maintain_order="left")
-    if absent := joined.filter(pl.col("relevance").is_null()).select(*PAIRS).n_unique():
+    given = check(estimates, LABELS, "estimates of relevance").select(*LABELS)
+    if absent := known.join(given, on=["qid", "docid"], how="anti").select(*PAIRS).n_unique():
         raise InputError(f"estimates of relevance: {absent} documents of the log have none")
     n = pl.col("impressions")
-    estimate = pl.col("relevance").first().cast(pl.Float64)
-    exposed = (pl.col(PROPENSITY).cast(pl.Float64) * n).sum()
-    correction = (pl.col("clicks").sum() - exposed * estimate) / (n.sum() * (exposed / n.sum()).clip(_share(clip)))
-    return _by_pair(joined, (estimate + correction).clip(lower_bound=0.0))
+    sums = known.group_by("qid", "docid").agg(
+        clicks=pl.col("clicks").sum(), exposed=(pl.col(PROPENSITY).cast(pl.Float64) * n).sum()
+    )
+    # A page fills a position once, so the position that was filled most often tells how many pages there were.
+    filled = known.group_by("qid", "position").agg(n.sum())
+    pages = filled.group_by("qid").agg(pages=n.max())
+    rows = given.join(pages, on="qid").join(sums, on=["qid", "docid"], how="left").fill_null(0)
+    m, exposed = pl.col("relevance").cast(pl.Float64), pl.col("exposed")
+    weight = pl.max_horizontal(exposed, pl.col("pages") * _share(clip))
+    label = (m + (pl.col("clicks") - exposed * m) / weight).clip(lower_bound=0.0)
+    return rows.select("qid", "docid", relevance=label.cast(pl.Float32)).sort("qid", "docid")
 
 
 def graded(labels: pl.DataFrame, edges: Sequence[float]) -> pl.DataFrame:
