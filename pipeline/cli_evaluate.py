@@ -14,8 +14,8 @@ def evaluate(
         list[str],
         typer.Argument(
             metavar="SYSTEM…",
-            help="TREC run, ranker folder, models:/NAME/VERSION (or @ALIAS), runs:/RUN/NAME, or the name or run id of a "
-            "tracked system; NAME=SYSTEM names it.",
+            help="TREC run, ranker folder, models:/NAME/VERSION (or @ALIAS), runs:/RUN/NAME, or the name or run id of "
+            "a tracked system; NAME=SYSTEM names it.",
         ),
     ],
     qrels: Annotated[Path | None, typer.Option(help="TREC or BEIR judgements.")] = None,

@@ -35,6 +35,7 @@ from retrieval.frames import PAIRS
 log = logging.getLogger(__name__)
 
 SCHEMES = ("models:/", "runs:/")
+SOURCE_LOADER = "mlflow.pyfunc.loaders.code_model"
 LOADS_WITHOUT_PICKLE: Mapping[str, tuple[str, str]] = {
     "mlflow.lightgbm": ("lightgbm", "lightgbm.basic.Booster"),
     "mlflow.xgboost": ("xgboost", "xgboost."),
@@ -109,8 +110,9 @@ def find(client: MlflowClient, uri: str) -> Place:
 
 
 def _version(client: MlflowClient, uri: str, version: Any) -> Place:
-    if version.model_id:
-        return _logged(client, uri, version.model_id)
+    # MLflow's SQL store keeps no model id with a version, only where its files are.
+    if model := re.search(r"\bm-[0-9a-f]{32}\b", version.source):
+        return _logged(client, uri, model[0])
     return Place(uri, version.source, version.name, None, None, version.tags.get("cascade.key"))
 
 
@@ -183,9 +185,9 @@ def _refuse_pickles(meta: Model, place: Place) -> str:
     if "python_function" not in flavours:
         raise InputError(f"{place.uri}: has no python_function flavour, so it cannot be scored here")
     loader = str(flavours["python_function"].get("loader_module"))
+    if loader == SOURCE_LOADER and "model_code_path" in flavours["python_function"]:
+        return loader
     if loader == "mlflow.pyfunc.model":
-        if "model_code_path" in flavours["python_function"]:
-            return loader
         raise InputError(
             f"{place.uri}: is stored as a pickle (cloudpickle), and nothing is unpickled here; log it as source: "
             f"mlflow.pyfunc.log_model(python_model='model.py', …)"

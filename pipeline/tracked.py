@@ -33,9 +33,9 @@ def find_tracked(client: MlflowClient, system: str, *, split: str, qrels: str | 
     good = [i for i, t in tags.items() if t["cascade.split"] == split and qrels in (None, t["cascade.qrels"])]
     if not good:
         splits = ", ".join(sorted({t["cascade.split"] for t in tags.values()}))
-        raise InputError(
-            f"{system}: does not compare: it was tracked on the split {splits}, and not on {split!r} by these qrels"
-        )
+        if split in splits.split(", "):
+            raise InputError(f"{system}: does not compare: its figures on {split!r} were judged by other qrels")
+        raise InputError(f"{system}: does not compare: it was judged on the split {splits}, not on {split!r}")
     mine = tags[good[0]]
     figures = read_per_query(client, good[0], mine["cascade.per_query"])
     judged = None if figures is None else judged_by(mine, figures)
