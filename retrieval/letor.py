@@ -55,7 +55,7 @@ def read_letor(
         for first_line, chunk in read_text_chunks(path, size=part_bytes, progress=report):
             rows = parse(path, first_line, chunk)
             if rows is not None:
-                columns.add(rows)
+                columns.add(path, rows)
         heights.append(columns.height - before)
         if not heights[-1]:
             raise InputError(f"{path}: is empty; it needs rows of: label qid:Q 1:v 2:v …")
@@ -80,10 +80,10 @@ class _Columns:
         self.height = 0
         self.width = 0
 
-    def add(self, rows: Rows) -> None:
+    def add(self, path: Path, rows: Rows) -> None:
         self.height += len(rows.qid)
         self.width = max(self.width, len(rows.values))
-        refuse_too_large(self.height, self.width)
+        refuse_too_large(path, self.height, self.width)
         self._keys.append(pl.DataFrame({"qid": rows.qid, "docid": rows.docid, "relevance": rows.relevance}))
         block = np.frombuffer(mmap(-1, max(rows.values.nbytes, 1)), dtype=np.float32, count=rows.values.size)
         block = block.reshape(rows.values.shape)

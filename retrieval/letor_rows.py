@@ -61,12 +61,12 @@ def parse(path: Path, first_line: int, chunk: bytes) -> Rows | None:
         comments = [part[1].decode() for part in parts]
     # Most files have one space between tokens: tidying, which costs as much as parsing, waits until it is needed.
     # (Other space is not left to Polars, which takes a tab before a number for a part of it.)
-    rows = None if any(space in body for space in _OTHER_SPACES) else _fast(body, comments)
+    rows = None if any(space in body for space in _OTHER_SPACES) else _fast(path, body, comments)
     if rows is None:
         body = _tidy(body)
         if not body:
             return None
-        rows = _fast(body, comments)
+        rows = _fast(path, body, comments)
     return _slow(path, first_line, chunk) if rows is None else rows
 
 
@@ -96,7 +96,7 @@ def _docids(comments: list[str] | None, rows: int) -> pl.Series:
     return pl.Series(comments, dtype=pl.String).str.extract(_DOCID)
 
 
-def _fast(body: bytes, comments: list[str] | None) -> Rows | None:
+def _fast(path: Path, body: bytes, comments: list[str] | None) -> Rows | None:
     """The rows where all are of the plain form, else None."""
     form = _form(body)
     if form is None:
@@ -131,7 +131,7 @@ def _fast(body: bytes, comments: list[str] | None) -> Rows | None:
         return None
     if not (qid.str.starts_with("qid:") & (qid.str.len_bytes() > len("qid:"))).all():
         return None
-    values = _scattered(tokens, pairs, tail)
+    values = _scattered(path, tokens, pairs, tail)
     if values is None:
         return None
     return Rows(qid.str.slice(len("qid:")), _docids(comments, len(qid)), label.cast(pl.Int32), values)
@@ -157,7 +157,7 @@ def _form(body: bytes) -> tuple[Ints, Ints] | None:
     return None if pairs.min() < 0 else (pairs, tail)
 
 
-def _scattered(tokens: pl.DataFrame, pairs: Ints, tail: Ints) -> npt.NDArray[np.float32] | None:
+def _scattered(path: Path, tokens: pl.DataFrame, pairs: Ints, tail: Ints) -> npt.NDArray[np.float32] | None:
     """values [F, n] from the tokens of n rows: two of its head, `pairs` [n] features, and an empty one where `tail` [n]
     is 1; None where an index or a value is not what it should be."""
     rows = len(pairs)
@@ -175,7 +175,7 @@ def _scattered(tokens: pl.DataFrame, pairs: Ints, tail: Ints) -> npt.NDArray[np.
     highest = int(index.max()) if len(index) else 0
     if len(index) and (index.min() < 1 or highest > MAX_INDEX or np.isinf(value).any()):
         return None
-    refuse_too_large(rows, highest)
+    refuse_too_large(path, rows, highest)
     cells = (index.astype(np.int64) - 1) * rows + np.repeat(np.arange(rows), pairs)
     values = np.zeros(highest * rows, dtype=np.float32)
     values[cells] = value
@@ -184,11 +184,11 @@ def _scattered(tokens: pl.DataFrame, pairs: Ints, tail: Ints) -> npt.NDArray[np.
     return values.reshape(highest, rows) if np.count_nonzero(seen) == len(cells) else None
 
 
-def refuse_too_large(rows: int, features: int) -> None:
+def refuse_too_large(path: Path, rows: int, features: int) -> None:
     """Raise InputError where a dense frame of this shape would hold more than MAX_CELLS values."""
     if rows * features > MAX_CELLS:
         raise InputError(
-            f"{rows:,} rows of {features:,} features would take {rows * features * 4 / 2**30:.0f} GiB; at most "
+            f"{path}: {rows:,} rows of {features:,} features would take {rows * features * 4 / 2**30:.0f} GiB; at most "
             f"{MAX_CELLS * 4 // 2**30} GiB are read: is the highest feature index right?"
         )
 
@@ -198,7 +198,7 @@ def _slow(path: Path, first_line: int, chunk: bytes) -> Rows:
     lines = list(filled_lines(first_line, chunk))
     rows = [_read_line(row, f"{path}, line {number}") for number, row, _ in lines]
     highest = max((max(features, default=0) for _, _, features in rows), default=0)
-    refuse_too_large(len(rows), highest)
+    refuse_too_large(path, len(rows), highest)
     values = np.zeros((highest, len(rows)), dtype=np.float32)
     for column, (_, _, features) in enumerate(rows):
         for index, value in features.items():
