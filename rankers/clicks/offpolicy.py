@@ -104,6 +104,8 @@ def bandit_units(
     clip: the largest weight. Raises InputError for a weight that is negative and as `Units` does.
     """
     weights, rewards = np.asarray(weights, dtype=np.float64), np.asarray(rewards, dtype=np.float64)
+    if weights.shape != rewards.shape:
+        raise InputError(f"off-policy estimates need one weight a reward; found {len(weights)} and {len(rewards)}")
     if (weights < 0).any() or not clip > 0:
         raise InputError("importance weights are at least 0, and their clip is above 0")
     w = np.minimum(weights, clip)
