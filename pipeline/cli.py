@@ -236,16 +236,16 @@ def compare(
     as_json: AsJson = False,
 ) -> None:
     """Compare the tracked systems, from MLflow, and say how to open its UI."""
-    from pipeline.compare import compare as compare_systems
-    from pipeline.compare import ui_command
+    from pipeline.compare import overview, ui_command
 
     folder = (home or jobs.default_home()).resolve()
-    comparisons = compare_systems(folder, dataset)
+    comparisons, evaluated = overview(folder, dataset)
     if as_json:
-        print_json({"datasets": [comparison.as_json() for comparison in comparisons]})
+        runs = [comparison.as_json() for comparison in comparisons]
+        print_json({"datasets": runs, "evaluations": [shown.as_json() for shown in evaluated]})
         return
-    for comparison in comparisons:
-        out.print(comparison.table())
+    for table in (*(comparison.table() for comparison in comparisons), *(shown.table() for shown in evaluated)):
+        out.print(table)
     out.print(f"to look at runs, curves and plots:\n  {ui_command(folder)}", highlight=False, soft_wrap=True)
 
 

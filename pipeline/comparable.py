@@ -53,14 +53,19 @@ def refuse_strangers(judged: Mapping[str, Judged]) -> Judged:
 
 def labels(judged: Mapping[str, Judged]) -> dict[str, str]:
     """Name → `A`, `B`, … by candidates and `1`, `2`, … by features, each only where systems differ in it."""
-    candidates = list(dict.fromkeys(system.candidates for system in judged.values()))
-    features = [key for key in dict.fromkeys(system.features for system in judged.values()) if key is not None]
+    return labels_of({name: (system.candidates, system.features) for name, system in judged.items()})
+
+
+def labels_of(known: Mapping[str, tuple[str | None, str | None]]) -> dict[str, str]:
+    """`labels`, from name → the fingerprints of its candidates (`?` where unknown) and features (no number)."""
+    candidates = list(dict.fromkeys(key for key, _ in known.values() if key is not None))
+    features = list(dict.fromkeys(key for _, key in known.values() if key is not None))
+    lettered = len({key for key, _ in known.values()}) > 1
     found = {}
-    for name, system in judged.items():
-        letter = _letter(candidates.index(system.candidates)) if len(candidates) > 1 else ""
-        unknown = len(candidates) > 1 and system.candidates is None
-        number = str(features.index(system.features) + 1) if len(features) > 1 and system.features in features else ""
-        found[name] = f"{'?' if unknown else letter}{number}"
+    for name, (ranked, read) in known.items():
+        letter = "?" if ranked is None else _letter(candidates.index(ranked))
+        number = str(features.index(read) + 1) if read is not None and len(features) > 1 else ""
+        found[name] = f"{letter if lettered else ''}{number}"
     return found
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
+from pipeline.compare_evaluations import Evaluated, evaluations, registered_keys
 from pipeline.mlflow_database import DATABASE
 from pipeline.results import p_text
 from pipeline.tracking import Tracker
@@ -82,16 +83,23 @@ def compare(home: Path, dataset: str | None = None) -> list[Comparison]:
 
     Raises InputError where nothing was run yet (naming the command that does) and for an unknown data set.
     """
+    return overview(home, dataset)[0]
+
+
+def overview(home: Path, dataset: str | None = None) -> tuple[list[Comparison], list[Evaluated]]:
+    """`compare`, and beside it what was evaluated under `home` (`cascade evaluate`, `cascade ltr`)."""
     if not (home / DATABASE).is_file():
         raise InputError(f"{home}: holds no runs yet; `cascade run DATA` makes some")
     tracker = Tracker(home)
     parents = [parent for parent in tracker.data_sets() if "cascade.state" in parent.data.tags]
-    if not parents:
+    evaluated = evaluations(tracker)
+    known = sorted({parent.data.tags["cascade.dataset"] for parent in parents} | {e.dataset for e in evaluated})
+    if not known:
         raise InputError(f"{home}: holds no finished run yet; `cascade run DATA` makes one")
-    known = sorted({parent.data.tags["cascade.dataset"] for parent in parents})
     if dataset is not None and dataset not in known:
         raise InputError(f"{home}: holds no run on {dataset!r}; it holds {', '.join(known)}")
-    return [_comparison(tracker, p) for p in parents if dataset in (None, p.data.tags["cascade.dataset"])]
+    runs = [_comparison(tracker, p) for p in parents if dataset in (None, p.data.tags["cascade.dataset"])]
+    return runs, [e for e in evaluated if dataset in (None, e.dataset)]
 
 
 def ui_command(home: Path) -> str:
@@ -102,9 +110,7 @@ def ui_command(home: Path) -> str:
 def _comparison(tracker: Tracker, parent: Any) -> Comparison:
     tags = parent.data.tags
     aliases = tracker.aliases(parent)
-    # One version may hold several aliases: the champion's comes last, and counts.
-    ordered = sorted(aliases, key=lambda alias: alias == "champion")
-    registered = {aliases[alias].tags["cascade.key"]: (alias, str(aliases[alias].version)) for alias in ordered}
+    registered = registered_keys(tracker, parent)
     rows, seen = [], set()
     runs = tracker.systems(parent, tags["cascade.blank"])
     for run in sorted(runs, key=lambda run: int(run.data.tags["cascade.judged"]), reverse=True):

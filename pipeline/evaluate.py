@@ -182,7 +182,8 @@ def _find(
         found.runs[name] = read_run(path)
     else:
         wanted = None if judgements is None else fingerprints_of(judgements).qrels
-        found.tracked[name] = tracker.tracked(system, split=split, qrels=wanted)
+        found.tracked[name] = known = tracker.tracked(system, split=split, qrels=wanted)
+        found.extras[name] = Extras(key=known.key, model_id=known.model_id, params={"tracked": system})
 
 
 def _rows_for(name: str, rows: pl.DataFrame | None) -> pl.DataFrame:

@@ -104,6 +104,7 @@ class _Log:
             "cascade.metric": e.metric,
             "cascade.blank": e.blank,
             "cascade.split": e.split,
+            "cascade.qrels": e.fingerprints.qrels,
             "cascade.queries": str(e.queries),
             "cascade.blank_queries": str(e.blank_queries),
             "cascade.best": e.systems[0].name,

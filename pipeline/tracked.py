@@ -14,9 +14,12 @@ from retrieval.errors import CascadeError, InputError
 
 @dataclass(frozen=True)
 class Tracked:
-    """A system that was tracked before, and the data set that it was judged on: its name and fingerprint."""
+    """A system that was tracked before, with its key and MLflow model, and the name and fingerprint of the data set that
+    it was judged on."""
 
     judged: Judged
+    key: str
+    model_id: str | None
     dataset: str
     fingerprint: str
 
@@ -42,7 +45,8 @@ def find_tracked(client: MlflowClient, system: str, *, split: str, qrels: str | 
     if judged is None:
         raise CascadeError(f"run {good[0]}: lacks its figures a query; delete it in MLflow and run again")
     parent = client.get_run(mine["mlflow.parentRunId"]).data.tags
-    return Tracked(judged, parent["cascade.dataset"], parent.get("cascade.data") or parent["cascade.fingerprint"])
+    data = parent.get("cascade.data") or parent["cascade.fingerprint"]
+    return Tracked(judged, mine["cascade.key"], mine.get("cascade.model_id"), parent["cascade.dataset"], data)
 
 
 def _compares(run: Run) -> bool:

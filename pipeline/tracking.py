@@ -19,6 +19,7 @@ from pipeline import mlflow_runs, stored_model
 from pipeline.comparable import Judged, feature_set, ranked_pairs, tags_of
 from pipeline.durable import fingerprint, locked, make_folder, write_json
 from pipeline.evaluated import Evaluation
+from pipeline.evaluation_log import PARENT as EVALUATION_TAG
 from pipeline.evaluation_log import EvaluationRuns, Extras, log_evaluation
 from pipeline.mlflow_database import DATABASE, failing_clearly, open_client
 from pipeline.promotion import Promotion
@@ -86,6 +87,17 @@ class Tracker:
         within = f"tags.`mlflow.parentRunId` = '{parent.info.run_id}' AND tags.`cascade.blank` = '{blank}'"
         finished = f"{within} AND attributes.status = 'FINISHED'"
         return mlflow_runs.search(self._client, [parent.info.experiment_id], finished)
+
+    def evaluations(self) -> list[Run]:
+        """The runs of finished evaluations, newest first; their tags say of what."""
+        experiments = mlflow_runs.all_experiments(self._client)
+        finished = f"tags.`{EVALUATION_TAG}` LIKE '%' AND attributes.status = 'FINISHED'"
+        return mlflow_runs.search(self._client, experiments, finished)
+
+    def nested(self, parent: Run) -> list[Run]:
+        """The finished runs of the systems of an evaluation."""
+        within = f"tags.`mlflow.parentRunId` = '{parent.info.run_id}' AND attributes.status = 'FINISHED'"
+        return mlflow_runs.search(self._client, [parent.info.experiment_id], within)
 
     def aliases(self, parent: Run) -> dict[str, ModelVersion]:
         """Alias → version in the registry of `parent`'s data set; its tags hold the system's name and key."""
