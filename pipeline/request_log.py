@@ -99,6 +99,8 @@ def environment() -> dict[str, str]:
 class RequestLog:
     """Appends requests to a folder; safe for threads and for many processes on one folder.
 
+    A file is opened by the first request that goes there, so a server may make this object before it forks, not after.
+
     Raises InputError or CascadeError where the folder cannot be made. A request that cannot be written (a full disk) is
     warned about once and counted in `dropped`: a search does not fail for its log's sake.
     """
@@ -107,7 +109,7 @@ class RequestLog:
         self.folder = make_folder(folder)
         self.dropped = 0
         self._rotate_bytes = rotate_bytes
-        self._writers: dict[tuple[int, Origin], _Writer] = {}
+        self._writers: dict[Origin, _Writer] = {}
         self._lock = threading.Lock()
 
     def append(
@@ -149,13 +151,11 @@ class RequestLog:
             self._writers.clear()
 
     def _writer(self, origin: Origin) -> "_Writer":
-        # A forked child shares its parent's descriptors: the process is part of the key, so that it opens its own file.
-        key = (os.getpid(), origin)
-        writer = self._writers.get(key)
+        writer = self._writers.get(origin)
         if writer is None or writer.broken or writer.size > self._rotate_bytes:
             if writer is not None:
                 writer.close()
-            self._writers[key] = writer = _Writer(self.folder, origin)
+            self._writers[origin] = writer = _Writer(self.folder, origin)
         return writer
 
 
