@@ -21,7 +21,7 @@ Progress: TypeAlias = Callable[[str, int, int], None]
 MODELS = ("pbm", "cascade", "dbn")
 SOURCES = ("swap", "pbm", "regression-em", "log")
 """Where propensities come from, beside a file."""
-ITERATIONS = {"pbm": 500, "cascade": 1, "dbn": 100, "regression-em": 40}
+ITERATIONS = {"pbm": 500, "cascade": 1, "dbn": 100, "regression-em": 50}
 """At most; fitting stops where the likelihood does."""
 
 

@@ -90,13 +90,11 @@ def labels(
     """
     from rankers.clicks import labels as derive
 
-    _check_labelling(method, model, propensity, features)
+    _check_labelling(method, model, propensity, features, min_dwell)
     clicks = read_log(log)
     sums = counts(clicks, min_dwell=min_dwell)
     match method:
         case "model":
-            if min_dwell is not None:
-                raise InputError("min-dwell: a click model is fitted to all clicks; use ctr, ips or dr")
             found = model_of(str(model), clicks, progress).relevance()
         case "ctr":
             found = derive.click_rate(sums)
@@ -211,11 +209,15 @@ def simulate(
     return {"sessions": sessions, "impressions": log.height, "clicks": int(log["click"].sum()), "out": str(out)}
 
 
-def _check_labelling(method: str, model: str | None, propensity: str | None, features: Sequence[Path]) -> None:
+def _check_labelling(
+    method: str, model: str | None, propensity: str | None, features: Sequence[Path], min_dwell: float | None
+) -> None:
     if method not in METHODS:
         raise InputError(f"unknown method {method!r}; known: {', '.join(METHODS)}")
     if (method == "model") != (model is not None):
         raise InputError("the method model needs a click model (--model NAME or FOLDER), the others take none")
+    if method == "model" and min_dwell is not None:
+        raise InputError("min-dwell: a click model is fitted to all clicks; use ctr, ips or dr")
     if propensity is not None and method not in ("ips", "dr"):
         raise InputError(f"the method {method} uses no propensities; ips and dr do")
     if features and propensity != "regression-em" and method != "dr":

@@ -36,10 +36,10 @@ def fit_regression_em(
     *,
     feature_names: Sequence[str],
     log: Log,
-    iterations: int = 40,
-    trees: int = 5,
+    iterations: int = 50,
+    trees: int = 10,
     learning_rate: float = 0.1,
-    num_leaves: int = 15,
+    num_leaves: int = 2,
     min_data_in_leaf: int = 50,
     seed: int = 0,
     threads: int = 1,
@@ -51,8 +51,8 @@ def fit_regression_em(
     posterior instead: the same in expectation, with more noise).
 
     A page whose logging ranking is itself a function of these features says less than it seems to: trees that can
-    express the logging score can explain position bias away as relevance. Small trees and few of them keep that in
-    bounds; interventions (swap_propensities) do not need it.
+    express the logging score can explain position bias away as relevance. Stumps, an additive model, keep that in
+    bounds (they predict clicks on unseen queries best, too); interventions (swap_propensities) do not need it.
 
     log: called with the mean `log_likelihood` of an impression each iteration. Raises InputError for pairs of the log
     without features, and as `check_counts` and `rankers.slates.matrix` do.

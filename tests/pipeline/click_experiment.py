@@ -17,6 +17,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from itertools import product
 from multiprocessing import get_context
 
@@ -95,7 +96,7 @@ def one_run(
     on_valid: bool = False,
 ) -> dict[str, float]:
     """NDCG@10 on the test queries (or the validation queries) with something relevant, summed, by kind of label."""
-    train, valid, test = mq2008.fold(fold)
+    train, valid, test = _fold(fold)
     judged = valid if on_valid else test
     found = {}
     for name, labels in labels_of(train, valid, seed):
@@ -103,6 +104,9 @@ def one_run(
         figures = mq2008.ndcg_per_query(judged, model.score(judged))[mq2008.METRIC].drop_nulls()
         found[name] = float(figures.sum())
     return {**found, "queries": float(len(figures))}
+
+
+_fold = cache(mq2008.fold)
 
 
 def all_runs(seeds: Sequence[int], folds: Sequence[int] = (1, 2, 3, 4, 5)) -> pl.DataFrame:

@@ -126,7 +126,7 @@ def test_regression_em_tells_position_from_relevance_without_swaps() -> None:
     np.testing.assert_allclose(found.propensities["propensity"], USER.examination(8), rtol=0.15)
     both = found.relevance.join(world, on=["qid", "docid"])
     assert np.corrcoef(both["relevance"], both["attraction"])[0, 1] > 0.9
-    assert len(steps) == 40
+    assert len(steps) == 50
     assert steps[-1]["log_likelihood"] > steps[0]["log_likelihood"]
 
 

@@ -7,6 +7,7 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from polars.testing import assert_frame_equal
 
 from rankers.clicks.cascade import fit_cascade
 from rankers.clicks.dbn import DynamicBayesian, _expect, fit_dbn
@@ -165,7 +166,7 @@ def test_fits_do_not_depend_on_the_order_of_rows() -> None:
     for fit in (lambda rows: fit_pbm(counts(rows), log=silent), lambda rows: fit_cascade(rows, log=silent),
                 lambda rows: fit_dbn(rows, log=silent)):  # fmt: skip
         one, other = fit(log), fit(shuffled)
-        pl.testing.assert_frame_equal(one.parameters, other.parameters)
+        assert_frame_equal(one.parameters, other.parameters)
 
 
 def test_what_cannot_be_told_apart_is_said(caplog) -> None:
