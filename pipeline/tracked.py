@@ -14,7 +14,7 @@ from retrieval.errors import CascadeError, InputError
 
 @dataclass(frozen=True)
 class Tracked:
-    """A system that was tracked before, with its key and MLflow model, and the name and fingerprint of the data set that
+    """A system that was tracked before, its key and MLflow model, and the name and fingerprint of the data set that
     it was judged on."""
 
     judged: Judged
