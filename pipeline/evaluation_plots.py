@@ -115,7 +115,7 @@ def wins_ties_losses(evaluation: Evaluation, *, dataset: str) -> Figure:
     names = shortened([system.shown for system in others])
     figure = Figure(figsize=(7.2 + room_for(names), 2.0 + 0.27 * len(pairs)), layout="constrained")
     _titled(
-        figure, f"{shortened([best.shown])[0]} against each other system, by {evaluation.metric}", evaluation, dataset
+        figure, f"{shortened([best.shown], 30)[0]} against each other, by {evaluation.metric}", evaluation, dataset
     )
     axes = figure.subplots()
     bare(axes)
