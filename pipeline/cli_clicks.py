@@ -71,7 +71,9 @@ def fit(
 @app.command()
 def labels(
     log: LogFile,
-    out_file: Annotated[Path, typer.Option("--out", help="Parquet file to write: qid, docid, relevance.")],
+    out_file: Annotated[
+        Path, typer.Option("--out", help="File to write: Parquet, or graded TREC judgements (.qrels).")
+    ],
     model: Annotated[str | None, typer.Option(help="pbm, cascade, dbn, or the folder of a fitted model.")] = None,
     method: Annotated[
         str | None, typer.Option(help="model, ctr (naive), ips or dr.", show_default="model where --model is given")

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import polars as pl
 
-from rankers.clicks.log import PROPENSITY, counts
+from rankers.clicks.log import PROPENSITY, counts, read_whole, write_whole
 from retrieval.errors import InputError
-from retrieval.frames import Schema, check
+from retrieval.frames import check
 from retrieval.letor import read_letor
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def propensities(
         case _:
             from rankers.clicks.propensity import PROPENSITIES
 
-            return read_parquet(Path(source), PROPENSITIES)
+            return check(read_whole(Path(source)), PROPENSITIES, source)
 
 
 def estimates_of(sums: pl.DataFrame, features: Sequence[Path], progress: Progress) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -118,15 +118,38 @@ def estimates_of(sums: pl.DataFrame, features: Sequence[Path], progress: Progres
     return found.propensities, found.relevance
 
 
-def read_parquet(path: Path, schema: Schema) -> pl.DataFrame:
-    """A Parquet file with the columns of `schema`. Raises InputError naming the file for one that is anything else."""
+def read_labels(path: Path) -> pl.DataFrame:
+    """LABELS of a Parquet file, soft or graded. Raises InputError naming the file for one that holds anything else."""
+    from rankers.clicks.labels import LABELS
+
+    frame = read_whole(path)
+    if frame.schema.get("relevance") == pl.Int32:
+        frame = frame.with_columns(pl.col("relevance").cast(pl.Float32))
+    return check(frame, LABELS, str(path))
+
+
+def write_labels(labels: pl.DataFrame, path: Path) -> None:
+    """Write labels: a `.txt` or `.qrels` file gets TREC judgements, which must be grades; any other is Parquet.
+
+    Raises InputError, and writes nothing, for soft labels as TREC judgements, an id with white space, and a path that
+    cannot be written.
+    """
+    if path.suffix not in (".txt", ".qrels"):
+        write_whole(labels, path)
+        return
+    if labels.schema["relevance"] != pl.Int32:
+        raise InputError(f"{path}: TREC judgements are grades; give the edges between them (--grades) or a .parquet")
+    for column in ("qid", "docid"):
+        wrong = labels.filter(pl.col(column).str.contains(r"^$|\s"))
+        if wrong.height:
+            raise InputError(
+                f"{path}: the {column} {wrong[column][0]!r} is empty or holds white space; TREC has neither"
+            )
+    lines = labels.select(pl.format("{} 0 {} {}", "qid", "docid", "relevance")).to_series()
     try:
-        return check(pl.read_parquet(path, glob=False), schema, str(path))
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file") from error
-    except (OSError, pl.exceptions.PolarsError) as error:
-        reason = (str(error).splitlines() or ["unreadable"])[0]
-        raise InputError(f"{path}: is not a Parquet file that can be read: {reason}") from error
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror}") from error
 
 
 def user_of(name: str, eta: float) -> "User":

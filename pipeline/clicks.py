@@ -14,10 +14,11 @@ from pipeline.click_sources import (
     model_of,
     propensities,
     quiet,
-    read_parquet,
+    read_labels,
     user_of,
+    write_labels,
 )
-from rankers.clicks.log import PROPENSITY, counts, hold_out, read_log, write_log, write_whole
+from rankers.clicks.log import PROPENSITY, counts, hold_out, read_log, write_log
 from retrieval.errors import InputError
 from retrieval.frames import ranked
 from retrieval.letor import read_letor
@@ -86,7 +87,8 @@ def labels(
     method: "model" (what `model`, a name or a folder, says), "ctr" (naive), "ips" or "dr" (`rankers.clicks.labels`).
     propensity: for ips and dr, one of SOURCES or a Parquet file (position, propensity). features: LETOR files, for
     regression-EM, whose regression is also what dr corrects; without it dr corrects the position-based model.
-    out: a Parquet file for them. Raises InputError for options that do not fit together, and as each step does.
+    out: a file for them (`write_labels`). Raises InputError for options that do not fit together, and as each
+    step does.
     """
     from rankers.clicks import labels as derive
 
@@ -105,7 +107,7 @@ def labels(
             found = derive.doubly_robust(sums, estimates_of(sums, features, progress)[1], known, clip=clip)
     found = derive.graded(found, grades) if grades else found
     if out is not None:
-        write_whole(found, out)
+        write_labels(found, out)
     return found
 
 
@@ -143,6 +145,8 @@ def evaluate(
     """
     from rankers.clicks.quality import ndcg_by_labels, quality
 
+    if propensity == "regression-em":
+        raise InputError("a run is valued by propensities from swap, pbm, log or a file; regression-em is for labels")
     clicks = read_log(log)
     fitted, found = {}, {}
     if models:
@@ -158,7 +162,7 @@ def evaluate(
         raise InputError(f"{run}: shares no query with {log}")
     sources = {name: model.relevance() for name, model in fitted.items()}
     if labels is not None:
-        sources = {str(labels): _read_labels(labels), **sources}
+        sources = {str(labels): read_labels(labels), **sources}
     ndcg = {name: ndcg_by_labels(scored, derived, k) for name, derived in sources.items()}
     first = fitted[models[0]].relevance() if models else None
     values, support = _values(clicks, scored, propensity, first, k, progress)
@@ -222,12 +226,6 @@ def _check_labelling(
         raise InputError(f"the method {method} uses no propensities; ips and dr do")
     if features and propensity != "regression-em" and method != "dr":
         raise InputError("features are for the propensity regression-em and for the method dr")
-
-
-def _read_labels(path: Path) -> pl.DataFrame:
-    from rankers.clicks.labels import LABELS
-
-    return read_parquet(path, LABELS)
 
 
 def _values(

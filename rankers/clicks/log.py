@@ -37,20 +37,26 @@ PROPENSITY = "propensity"
 
 
 def read_log(path: Path) -> pl.DataFrame:
-    """Read a LOG from Parquet. Raises InputError for a file that is missing or not Parquet, and as `check_log` does."""
-    try:
-        frame = pl.read_parquet(path, glob=False)
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file") from error
-    except (OSError, pl.exceptions.PolarsError) as error:
-        reason = (str(error).splitlines() or ["unreadable"])[0]
-        raise InputError(f"{path}: is not a Parquet file that can be read: {reason}") from error
-    return check_log(frame, str(path))
+    """Read a LOG from Parquet. Raises InputError as `read_whole` and `check_log` do."""
+    return check_log(read_whole(path), str(path))
 
 
 def write_log(log: pl.DataFrame, path: Path) -> None:
     """Write a LOG as Parquet, whole or not at all. Raises InputError as `check_log` does."""
     write_whole(check_log(log, "log to write"), path)
+
+
+def read_whole(path: Path) -> pl.DataFrame:
+    """Read one Parquet file. Raises InputError naming it when it is missing, a folder, or not Parquet."""
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder; a Parquet file is needed")
+    try:
+        return pl.read_parquet(path, glob=False)
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file") from error
+    except (OSError, pl.exceptions.PolarsError) as error:
+        reason = (str(error).splitlines() or ["unreadable"])[0]
+        raise InputError(f"{path}: is not a Parquet file that can be read: {reason}") from error
 
 
 def write_whole(frame: pl.DataFrame, path: Path) -> None:

@@ -35,7 +35,7 @@ def swap_propensities(counts: pl.DataFrame, *, monotone: bool = True) -> pl.Data
 
     Returns position, propensity, low, high (Float32; the interval is the ratio's own, before pooling). A position
     without a click on a document that was also seen at 1 has no estimate: it is left out, and a warning counts them.
-    Raises InputError as `check_counts` does, and when no document was seen both at 1 and elsewhere.
+    Raises InputError as `check_counts` does, and when no document was clicked both at 1 and elsewhere.
     """
     check_counts(counts, "counts")
     sums = counts.group_by("qid", "docid", "position").agg(pl.col("impressions", "clicks").sum())
@@ -52,13 +52,15 @@ def swap_propensities(counts: pl.DataFrame, *, monotone: bool = True) -> pl.Data
         spread=(((a + b) * n1 * nk - a * b * total) / (total * total)).sum(),
     ).sort("position")  # fmt: skip
     known = ratios.filter((pl.col("up") > 0) & (pl.col("down") > 0))
+    if known.is_empty():
+        raise InputError("swapped documents have too few clicks to estimate a propensity; collect a longer log")
     if missing := sums["position"].n_unique() - known.height - 1:
         logger.warning("%d positions have too few clicks on swapped documents to estimate their propensity", missing)
     up, down = known["up"].to_numpy(), known["down"].to_numpy()
     log_ratio, variance = np.log(up / down), known["spread"].to_numpy() / (up * down)
     width = NORMAL_95 * np.sqrt(np.maximum(variance, 0))
     low, high = np.exp(log_ratio - width), np.exp(log_ratio + width)
-    pooled = _falling(log_ratio, variance) if monotone and len(log_ratio) else log_ratio
+    pooled = _falling(log_ratio, variance) if monotone else log_ratio
     return _frame(
         np.append(1, known["position"].to_numpy()),
         np.append(1.0, np.exp(np.minimum(pooled, 0.0))),

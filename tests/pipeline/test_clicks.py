@@ -10,14 +10,16 @@ from pipeline import clicks
 from pipeline.build import fit_ranker
 from rankers.clicks.labels import by_impression, labelled
 from rankers.clicks.log import read_log, write_log
+from rankers.clicks.simulate import shown_by, simulate
+from rankers.clicks.users import PositionBasedUser
 from retrieval.errors import InputError
 from retrieval.frames import ranked
 from retrieval.letor import read_letor, write_letor
 from retrieval.metrics import evaluate
-from retrieval.trec import write_run
+from retrieval.trec import read_qrels, read_run, write_run
 from tests.bench import mq2008
 from tests.pipeline.click_experiment import DEBIASED, all_runs, share_of
-from tests.rankers.synthetic import judged
+from tests.rankers.synthetic import judged, ndcg
 
 SESSIONS = 4000
 
@@ -67,6 +69,21 @@ def test_debiased_labels_follow_relevance_closer_than_clicks(method: str, source
 
     assert agreement(found) > agreement(naive)
     assert found["relevance"].min() >= 0
+
+
+def test_grades_are_judgements_that_others_read(folder: Path, tmp_path: Path) -> None:
+    log, judged_by = folder / "log.parquet", tmp_path / "grades.qrels"
+    found = clicks.labels(log, method="model", model="pbm", grades=[0.2, 0.5], out=judged_by)
+    assert_frame_equal(read_qrels(judged_by), found)
+    clicks.labels(log, method="model", model="pbm", grades=[0.2, 0.5], out=tmp_path / "grades.parquet")
+    write_run(ranked(found.select("qid", "docid", score=pl.col("relevance").cast(pl.Float32))), tmp_path / "run", "t")
+    by_grades = clicks.evaluate(log, run=tmp_path / "run", labels=tmp_path / "grades.parquet").ndcg
+    assert list(by_grades.values()) == [
+        pytest.approx(evaluate(read_run(tmp_path / "run"), found, ["ndcg_cut_10"])["ndcg_cut_10"])
+    ]
+    with pytest.raises(InputError, match="TREC judgements are grades"):
+        clicks.labels(log, method="ctr", out=tmp_path / "soft.qrels")
+    assert not (tmp_path / "soft.qrels").exists()
 
 
 def test_grades_make_qrels(folder: Path) -> None:
@@ -134,6 +151,7 @@ def test_a_logs_own_propensities_value_a_run(folder: Path, tmp_path: Path) -> No
         (lambda log: clicks.labels(log, method="model", model="pbm", min_dwell=3), "min-dwell"),
         (lambda log: clicks.labels(log, method="ips", propensity="swap", features=[log]), "features are for"),
         (lambda log: clicks.evaluate(log), "nothing to evaluate"),
+        (lambda log: clicks.evaluate(log, ["pbm"], propensity="regression-em"), "regression-em is for labels"),
         (lambda log: clicks.evaluate(log, ["pbm"], labels=log), "nothing to evaluate"),
         (lambda log: clicks.fit(log.with_name("judged.txt"), "pbm"), "is not a Parquet file"),
         (lambda log: clicks.simulate([log.with_name("judged.txt")], out=log, user="x", by="f1"), "unknown user"),
@@ -162,6 +180,23 @@ def test_every_click_label_trains_a_ranker(folder: Path) -> None:
     ranker = fit_ranker("lambdamart", rows, rows, seed=0, log=lambda metrics, step: None,
                         settings={"position_column": "position", **quick})  # fmt: skip
     assert "position" not in ranker.feature_names
+
+
+def test_unbiased_lambdamart_learns_around_the_positions() -> None:
+    """LightGBM's `position`, on pages that a poor feature ranked: it is told apart from relevance, and pays."""
+    train, test = judged(300, seed=10, depth=10), judged(300, seed=60, depth=10)
+    scores = train.select("qid", "docid", score=pl.col("bm25"))
+    world = shown_by(scores, train.select("qid", "docid", "relevance"))
+    rows = by_impression(simulate(world, PositionBasedUser(1.0), sessions=15_000, seed=0), train)
+    found = {}
+    for name, frame, settings in (
+        ("plain", rows.drop("position"), {}),
+        ("unbiased", rows, {"position_column": "position"}),
+    ):
+        ranker = fit_ranker("lambdamart", frame, frame, seed=0, log=lambda metrics, step: None,
+                            settings={"rounds": 60, **settings})  # fmt: skip
+        found[name] = ndcg(test, ranker.score(test))
+    assert found["unbiased"] > found["plain"] + 0.01
 
 
 @pytest.mark.slow

@@ -100,8 +100,10 @@ def test_pooled_propensities_never_rise() -> None:
 def test_a_log_without_swaps_gives_none(caplog) -> None:
     with pytest.raises(InputError, match="swap documents at random"):
         swap_propensities(simulate_counts(WORLD, USER, clicks=1000))
-    sums = counts(log_of(("q", "ab", "10"), ("q", "ba", "10"), ("q", "ca", "10"), ("q", "abc", "100")))
-    assert swap_propensities(sums)["position"].to_list() == [1]
+    pages = [("q", "abc", "110"), ("q", "bac", "110"), ("q", "cba", "000")]
+    with pytest.raises(InputError, match="too few clicks"):
+        swap_propensities(counts(log_of(pages[0], pages[2])))
+    assert swap_propensities(counts(log_of(*pages)))["position"].to_list() == [1, 2]
     assert "too few clicks" in caplog.text
 
 

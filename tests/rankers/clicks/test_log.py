@@ -81,9 +81,14 @@ def test_a_file_that_is_no_log_is_refused(tmp_path: Path) -> None:
     whole = tmp_path / "log.parquet"
     write_log(LOG, whole)
     (tmp_path / "cut.parquet").write_bytes(whole.read_bytes()[:-20])
-    for name, said in (("text", "is not a Parquet file"), ("cut", "is not a Parquet file"), ("none", "no such file")):
+    for name, said in (
+        ("", "is a folder"),
+        ("text", "is not a Parquet file"),
+        ("cut", "is not a Parquet file"),
+        ("none", "no such file"),
+    ):
         with pytest.raises(InputError, match=said) as refused:
-            read_log(tmp_path / f"{name}.parquet")
+            read_log(tmp_path / f"{name}.parquet" if name else tmp_path)
         assert "\n" not in str(refused.value)
 
 
