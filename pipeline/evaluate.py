@@ -11,7 +11,7 @@ import logging
 import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import polars as pl
@@ -22,6 +22,7 @@ from pipeline.compose import reranked
 from pipeline.durable import fingerprint
 from pipeline.evaluation import DEFAULT_METRICS, Evaluation, compare, judge
 from pipeline.evaluation_log import EvaluationRuns, Extras
+from pipeline.mlflow_database import DATABASE
 from pipeline.reasons import reasons_of
 from pipeline.tracked import Tracked
 from pipeline.tracking import Tracker
@@ -52,10 +53,17 @@ class EvaluationResult:
 class _Found:
     """What the named systems turned out to be: rankings to judge, and systems that were judged before."""
 
-    runs: dict[str, pl.DataFrame]
-    tracked: dict[str, Tracked]
-    features: dict[str, Sequence[str]]
-    extras: dict[str, Extras]
+    home: Path
+    runs: dict[str, pl.DataFrame] = field(default_factory=dict)
+    tracked: dict[str, Tracked] = field(default_factory=dict)
+    features: dict[str, Sequence[str]] = field(default_factory=dict)
+    extras: dict[str, Extras] = field(default_factory=dict)
+
+    def tracker(self, system: str) -> Tracker:
+        """The home's, which is not made only to look for `system` in it."""
+        if not (self.home / DATABASE).is_file():
+            raise InputError(f"{system}: no such file or folder, and nothing is tracked in {self.home} yet")
+        return Tracker(self.home)
 
 
 def evaluate_systems(
@@ -89,12 +97,11 @@ def evaluate_systems(
     rows = None if features is None else _read_features(features)
     judgements = _judgements(qrels, rows)
     asked = None if queries is None else read_queries(queries)
-    found = _Found({}, {}, {}, {})
-    tracker = Tracker(home)
+    found = _Found(home)
     with tempfile.TemporaryDirectory() as folder:
         for number, (name, system) in enumerate(names.items()):
             progress("read and rank", number, len(names))
-            _find(found, name, system, tracker, rows, split, judgements, Path(folder, str(number)))
+            _find(found, name, system, rows, split, judgements, Path(folder, str(number)))
         progress("read and rank", len(names), len(names))
         if found.runs and judgements is None:
             raise InputError("no judgements to evaluate by: give --qrels, or --features with a relevance column")
@@ -111,15 +118,15 @@ def evaluate_systems(
             # What is judged beside a tracked system is judged on its data set.
             title, key = tracked.dataset, tracked.fingerprint
             break
-        return EvaluationResult(evaluation, title, key, _log(tracker, evaluation, title, key, found.extras, progress))
+        return EvaluationResult(evaluation, title, key, _log(home, evaluation, title, key, found.extras, progress))
 
 
 def _log(
-    tracker: Tracker, evaluation: Evaluation, dataset: str, key: str, extras: Mapping[str, Extras], progress: Progress
+    home: Path, evaluation: Evaluation, dataset: str, key: str, extras: Mapping[str, Extras], progress: Progress
 ) -> EvaluationRuns | None:
     progress("track", 0, 1)
     try:
-        runs = tracker.log_evaluation(evaluation, dataset=dataset, fingerprint=key, extras=extras)
+        runs = Tracker(home).log_evaluation(evaluation, dataset=dataset, fingerprint=key, extras=extras)
     except CascadeError as error:
         log.warning("not tracked: %s", error)
         return None
@@ -154,7 +161,6 @@ def _find(
     found: _Found,
     name: str,
     system: str,
-    tracker: Tracker,
     rows: pl.DataFrame | None,
     split: str,
     judgements: pl.DataFrame | None,
@@ -163,7 +169,7 @@ def _find(
     """Add the system to `found`: ranked, or with the figures that it was tracked with."""
     path = Path(system)
     if system.startswith(("models:/", "runs:/")):
-        model = tracker.load_model(system, folder)
+        model = found.tracker(system).load_model(system, folder)
         frame = _rows_for(name, rows)
         found.runs[name] = reranked(frame, model.score(frame))
         found.features[name] = model.feature_names
@@ -182,7 +188,7 @@ def _find(
         found.runs[name] = read_run(path)
     else:
         wanted = None if judgements is None else fingerprints_of(judgements).qrels
-        found.tracked[name] = known = tracker.tracked(system, split=split, qrels=wanted)
+        found.tracked[name] = known = found.tracker(system).tracked(system, split=split, qrels=wanted)
         found.extras[name] = Extras(key=known.key, model_id=known.model_id, params={"tracked": system})
 
 

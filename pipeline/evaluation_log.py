@@ -1,6 +1,7 @@
 """An evaluation in MLflow: a run for it, and within it one for each system, with its figures, plots and model."""
 
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -127,9 +128,12 @@ class _Log:
                     frame.write_parquet(Path(folder, f"{name}.parquet"))
             evaluation_plots.draw(self.evaluation, Path(folder, "plots"), dataset=self.dataset)
             self.client.log_artifacts(run_id, folder)
-        for name, frame in tables.items():
-            if frame.height:
-                self.client.log_table(run_id, frame.to_dict(as_series=False), f"{name}.json")
+        with warnings.catch_warnings():
+            # MLflow asks pandas for text columns in a way that pandas 3 calls old.
+            warnings.filterwarnings("ignore", message=".*'str' dtypes are included by select_dtypes")
+            for name, frame in tables.items():
+                if frame.height:
+                    self.client.log_table(run_id, frame.to_dict(as_series=False), f"{name}.json")
 
     def system(self, parent: Run, name: str, key: str, extras: Extras) -> str:
         """A system's nested run; returns its id."""

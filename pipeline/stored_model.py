@@ -74,6 +74,10 @@ class StoredModel:
         if missing := [column for column in columns if column not in features.columns]:
             more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
             raise InputError(f"{self.place.uri}: the features lack {', '.join(missing[:5])}{more}, which it reads")
+        if words := [name for name in columns if name not in PAIRS and not features.schema[name].is_numeric()]:
+            raise InputError(
+                f"{self.place.uri}: reads {words[0]} as a number, which is {features.schema[words[0]]} here"
+            )
         numbers = [pl.col(name).cast(pl.Float64) for name in columns if name not in PAIRS]
         frame = features.select(*(name for name in columns if name in PAIRS), *numbers).to_pandas()[columns]
         try:
