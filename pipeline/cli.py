@@ -16,6 +16,7 @@ from pipeline import jobs
 from pipeline.cli_clicks import app as clicks
 from pipeline.cli_evaluate import evaluate
 from pipeline.cli_parity import parity
+from pipeline.cli_tune import tune
 from pipeline.config import RANKERS, Settings
 from pipeline.results import Leaderboard, p_text
 from pipeline.terminal import WIDE, AsJson, Home, Lines, err, out, print_json, progress
@@ -276,6 +277,7 @@ def features() -> None:
 
 app.command()(evaluate)
 app.command()(parity)
+app.command()(tune)
 app.add_typer(clicks, name="clicks")
 
 
