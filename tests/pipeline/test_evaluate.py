@@ -229,6 +229,7 @@ def test_a_home_that_cannot_be_tracked_in_costs_a_warning_and_not_the_figures(fi
     assert "not tracked" in caplog.text
 
 
+@pytest.mark.slow
 def test_the_command_prints_tables_of_eighty_columns_and_one_json_object(home, files, ranker_folders):
     arguments = [
         "evaluate", files / "blend.run", files / "ranknet.run", f"short={ranker_folders['lambdamart']}",
@@ -252,6 +253,7 @@ def test_the_command_prints_tables_of_eighty_columns_and_one_json_object(home, f
     assert len(refused.stderr.strip().splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_compare_shows_evaluations_with_their_labels_and_registry_aliases(home, files, tmp_path):
     lines = (files / "ranknet.run").read_text().splitlines()
     (tmp_path / "half.run").write_text("\n".join(line for line in lines if " d03 " not in line) + "\n")
