@@ -2,9 +2,9 @@
 
     python -m tests.bench.bench_clicks --seeds 10
 
-`fits` has the seconds that each click model takes on 1M simulated impressions (100,000 pages of ten, of 1,000 queries,
-by a dynamic Bayesian user). See tests/pipeline/click_experiment.py for what is done. Exit code 1 where the gap exceeds two standard errors and
-inverse propensity scoring with the true propensities recovers less than .8 of it.
+See tests/pipeline/click_experiment.py for what is done. `fits` has the seconds that each click model takes on 1M
+simulated impressions (100,000 pages of ten, of 1,000 queries, by a dynamic Bayesian user). Exit code 1 where the gap
+exceeds two standard errors and inverse propensity scoring with the true propensities recovers less than .8 of it.
 """
 
 import argparse

@@ -13,7 +13,7 @@ from rankers.clicks.cascade import fit_cascade
 from rankers.clicks.dbn import DynamicBayesian, _expect, fit_dbn
 from rankers.clicks.log import check_log, counts, hold_out
 from rankers.clicks.pages import Pages
-from rankers.clicks.pbm import fit_pbm
+from rankers.clicks.pbm import PositionBased, fit_pbm
 from rankers.clicks.quality import quality
 from rankers.clicks.simulate import simulate
 from rankers.clicks.users import CascadeUser, DynamicBayesianUser, PositionBasedUser
@@ -167,6 +167,25 @@ def test_fits_do_not_depend_on_the_order_of_rows() -> None:
                 lambda rows: fit_dbn(rows, log=silent)):  # fmt: skip
         one, other = fit(log), fit(shuffled)
         assert_frame_equal(one.parameters, other.parameters)
+
+
+def test_positions_that_were_not_seen_are_examined_as_the_next_deeper_or_the_deepest() -> None:
+    model = PositionBased(
+        pl.DataFrame({"qid": ["q"], "docid": ["a"], "attraction": [0.5], "impressions": [9]}), {1: 1.0, 3: 0.4, 5: 0.2}
+    )
+    rows = [("q", "a", position, False, f"s{position}") for position in (1, 2, 3, 4, 5, 9)]
+    log = pl.DataFrame(rows, schema=SMALL.schema, orient="row")
+    assert sorted(model.marginal(Pages.of(log)).ravel()) == pytest.approx([0.1, 0.1, 0.1, 0.2, 0.2, 0.5])
+
+
+def test_pages_keep_the_positions_that_the_log_has() -> None:
+    log = SMALL.filter(pl.col("docid") != "a").sample(fraction=1.0, shuffle=True, seed=4)
+    pages = Pages.of(log)
+    assert pages.click.shape == (2, 5)
+    assert pages.shown.sum() == log.height
+    assert pages.position[pages.shown].sum() == log["position"].sum()
+    assert pages.sums(pages.click.astype(float)).sum() == log["click"].sum()
+    assert (pages.position[1][pages.shown[1]] > pages.position[0][pages.shown[1]]).all()
 
 
 def test_what_cannot_be_told_apart_is_said(caplog) -> None:
