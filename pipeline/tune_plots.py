@@ -19,14 +19,20 @@ def draw(tuned: Tuned, folder: Path) -> None:
 
 
 def history(tuned: Tuned) -> Figure:
-    """Each trial's value in order, the best so far as a line; pruned trials at the mean of the folds that they had."""
+    """Each trial's value in order, the best so far as a line.
+
+    A pruned trial stands as far from the first one's value as it stood on the folds that it had: folds are not equally
+    hard, so their bare mean would say nothing.
+    """
     figure, axes = canvas(_title(tuned, "Search history"), 7.2, 4.2)
     complete = [(trial.number, trial.value) for trial in tuned.trials if trial.value is not None]
     at, values = (np.array(column, dtype=float) for column in zip(*complete, strict=True))
     pruned = [trial for trial in tuned.trials if trial.state == "pruned"]
     if pruned:
-        means = [float(np.mean(trial.folds)) for trial in pruned]
-        axes.plot([trial.number for trial in pruned], means, "x", color=GREY, ms=6, label="pruned (folds so far)")
+        first = np.array(tuned.trials[0].folds)
+        ahead = [float(np.mean(trial.folds) - first[: len(trial.folds)].mean()) for trial in pruned]
+        numbers = [trial.number for trial in pruned]
+        axes.plot(numbers, values[0] + ahead, "x", color=GREY, ms=6, label="pruned (by the folds it had)")
     axes.plot(at, values, "o", color=COLOURS[0], ms=5, label="complete")
     axes.plot(at, np.maximum.accumulate(values), color=COLOURS[1], lw=1.8, drawstyle="steps-post", label="best so far")
     axes.axhline(values[0], color="black", lw=1, ls=":", label="as it is (first trial)")
