@@ -20,7 +20,7 @@ class Judged:
     """One system's figures, and what they were judged on.
 
     per_query: `retrieval.metrics.per_query`'s frame; beside the metrics compared it may hold `ndcg_cut_K` or
-        `ndcg_exp_cut_K` at CUTOFFS, which make the curve.
+        `ndcg_exp_cut_K` at the cutoffs of the curve.
     candidates, features: fingerprints of the (qid, docid) ranked and of the set of features read, None where unknown.
     answered: judged queries with at least one document ranked, None where unknown.
     """
@@ -83,6 +83,28 @@ def notes(judged: Mapping[str, Judged], labels: Mapping[str, str], queries: int)
         if system.answered is not None and system.answered < queries:
             found.append(f"{name} answers {system.answered} of {queries} queries; the others count 0")
     return found
+
+
+def averaged(seeds: Mapping[str, Judged]) -> Judged:
+    """One system trained with several seeds: the mean of their figures, query by query.
+
+    A test over queries then asks about the training recipe, not about one draw of it. Raises InputError for seeds that
+    were not judged on the same queries, qrels and split.
+    """
+    first = refuse_strangers(seeds)
+    names = [name for name in first.per_query.columns if name != "qid"]
+    together = pl.concat([system.per_query.select("qid", *names) for system in seeds.values()])
+    means = together.group_by("qid", maintain_order=True).agg(pl.col(names).mean())
+    candidates = {system.candidates for system in seeds.values()}
+    features = {system.features for system in seeds.values()}
+    return Judged(
+        per_query=means,
+        fingerprints=first.fingerprints,
+        split=first.split,
+        candidates=first.candidates if len(candidates) == 1 else None,
+        features=first.features if len(features) == 1 else None,
+        answered=first.answered if len(candidates) == 1 else None,
+    )
 
 
 def tags_of(judged: Judged) -> dict[str, str]:

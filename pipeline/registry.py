@@ -151,6 +151,8 @@ class Registry:
         self._client.set_registered_model_alias(model, alias, version.version)
 
     def _register(self, model: str, dataset: str, fingerprint: str, run: Run) -> ModelVersion:
+        if "cascade.model_id" not in run.data.tags:
+            raise InputError(f"{run.info.run_name}: was tracked without a model, so it cannot be champion")
         if not self._client.search_registered_models(f"name = '{model}'"):
             self._client.create_registered_model(model, {"fingerprint": fingerprint, "dataset": dataset})
         tags = {"cascade.key": run.data.tags["cascade.key"], "cascade.system": run.info.run_name}

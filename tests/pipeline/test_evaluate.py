@@ -108,6 +108,9 @@ def test_every_kind_of_ranker_scores_as_in_process(home, files, rows, ranker_fol
         runs[name] = rows.select("qid", "docid", score=scores)
     expected = evaluate(runs, qrels)
     found = evaluate_systems(list(KINDS), home=home, qrels=files / "little.qrels")
+    run_id = found.runs.systems["ranknet"]
+    by_run = evaluate_systems([f"again={run_id}"], home=home, qrels=files / "little.qrels")
+    assert by_run.evaluation.systems[0].metrics == found.evaluation.system("ranknet").metrics
     assert {s.name: s.metrics for s in found.evaluation.systems} == {s.name: s.metrics for s in expected.systems}
 
 

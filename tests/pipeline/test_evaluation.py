@@ -13,7 +13,7 @@ from rich.console import Console
 
 from pipeline import evaluation_tables, query_kinds
 from pipeline.comparable import feature_set, fingerprints_of, judged_by, tags_of
-from pipeline.evaluation import DEFAULT_METRICS, compare, evaluate, judge
+from pipeline.evaluation import DEFAULT_METRICS, averaged, compare, evaluate, judge
 from retrieval import metrics as judging
 from retrieval.errors import InputError
 from retrieval.significance import bootstrap_ci, holm, randomisation_test
@@ -265,6 +265,22 @@ def test_what_a_run_keeps_is_enough_to_compare_again():
     again = {name: judged_by(tags_of(system), system.per_query) for name, system in judged.items()}
     assert again == judged
     assert judged_by({"cascade.split": "test"}, judged["good"].per_query) is None
+
+
+def test_seeds_are_averaged_query_by_query():
+    judged = judge({f"seed {seed}": run_of(QRELS, 1.0, seed) for seed in range(3)}, QRELS, metrics=METRICS)
+    mean = averaged(judged)
+    stacked = np.stack([system.per_query["map"].to_numpy() for system in judged.values()])
+    assert np.allclose(mean.per_query["map"].to_numpy(), stacked.mean(axis=0), equal_nan=True)
+    assert mean.per_query["map"].null_count() == 6
+    one = judged["seed 0"]
+    assert (mean.fingerprints, mean.candidates, mean.answered) == (one.fingerprints, one.candidates, 40)
+    together = compare({"mean": mean, "one": one}, metrics=METRICS)
+    assert together.system("mean").metrics["map"].zero == pytest.approx(np.nan_to_num(stacked).mean())
+    with pytest.raises(InputError, match="do not compare"):
+        averaged({"a": one, "b": replace(one, split="valid")})
+    fewer = replace(one, candidates="other")
+    assert (averaged({"a": one, "b": fewer}).candidates, averaged({"a": one, "b": fewer}).answered) == (None, None)
 
 
 def drawn(*tables) -> str:

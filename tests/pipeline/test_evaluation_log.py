@@ -14,7 +14,7 @@ from pipeline.evaluation import evaluate, judge
 from pipeline.reasons import reasons_of
 from pipeline.tracking import Extras, Tracker
 from rankers.artifact import load_ranker
-from retrieval.errors import IntegrityError
+from retrieval.errors import InputError, IntegrityError
 
 METRICS = ("ndcg_exp_cut_10", "ndcg_cut_10", "map", "err_10")
 FINGERPRINT = "a" * 64
@@ -204,6 +204,14 @@ def test_validation_figures_alone_decide_who_is_champion(mlflow_home, evaluation
     unknown = tracker.promote_run(runs[best], dataset="little", fingerprint=FINGERPRINT, blank="one", metric="recall_5")
     assert (unknown.status, unknown.p_value) == ("challenger", None)
     assert "no validation figures of recall_5" in unknown.reason
+
+
+def test_a_system_without_a_model_cannot_be_champion(mlflow_home, evaluation):
+    tracker = Tracker(mlflow_home)
+    runs = tracker.log_evaluation(evaluation, dataset="little", fingerprint=FINGERPRINT).systems
+    with pytest.raises(InputError, match="overlap: was tracked without a model"):
+        tracker.promote_run(runs["overlap"], dataset="little", fingerprint=FINGERPRINT, blank="one")
+    assert tracker.aliases(tracker.evaluations()[0]) == {}
 
 
 def test_a_better_system_replaces_the_champion_which_becomes_previous(mlflow_home, evaluation, extras):

@@ -272,6 +272,18 @@ def test_other_peoples_boosters_are_scored_and_a_damaged_one_aborts_only_a_child
         Tracker(fluent).load_model("models:/shop/1", tmp_path / "damaged")
 
 
+def test_a_model_among_a_runs_own_artifacts_is_found(logged, rows, ranker_folders, fluent, tmp_path):
+    """As MLflow 2 kept models, and as a user may have copied one."""
+    home, run_ids, _ = logged
+    place = client(home).get_logged_model(client(home).get_run(run_ids["ranknet"]).data.tags["cascade.model_id"])
+    with mlflow.start_run() as run:
+        mlflow.log_artifacts(place.artifact_location.removeprefix("file://"), "old/model")
+    model = Tracker(fluent).load_model(f"runs:/{run.info.run_id}/old/model", tmp_path / "model")
+    assert np.abs(model.score(rows) - load_ranker(ranker_folders["ranknet"]).score(rows)).max() <= 1e-6
+    with pytest.raises(IntegrityError, match="its files are not at"):
+        Tracker(fluent).load_model(f"runs:/{run.info.run_id}/new/model", tmp_path / "none")
+
+
 def test_a_model_without_named_columns_is_refused(fluent, rows, tmp_path):
     source = tmp_path / "model.py"
     source.write_text(
