@@ -11,12 +11,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator, StrMethodFormatter
 
-from pipeline.evaluated import Evaluation, Group
+from pipeline.evaluated import Evaluation
 from pipeline.plots import COLOURS, DPI, GREY, bare, name_ends, room_for, shortened
+from pipeline.query_kinds import NONE_RELEVANT
 
 TOLD_APART = 7
 """Systems that get a colour of their own; where there are more, only the best of them do."""
 LIGHT = "#BDBDBD"
+_KINDS = {"length": "length of the query", "form": "form of the query", "relevant": "number of relevant documents"}
 _WIN, _LOSS = COLOURS[0], COLOURS[1]
 
 
@@ -33,7 +35,7 @@ def _all(evaluation: Evaluation, dataset: str) -> Iterator[tuple[str, Figure]]:
         yield "wins_ties_losses", wins_ties_losses(evaluation, dataset=dataset)
     if evaluation.systems[0].ndcg_by_k:
         yield "ndcg_by_k", ndcg_by_k(evaluation, dataset=dataset)
-    for kind in dict.fromkeys(group.kind for group in evaluation.groups):
+    for kind in dict.fromkeys(group.kind for group in evaluation.groups if group.group != NONE_RELEVANT):
         yield f"by_{kind}", by_kind(evaluation, kind, dataset=dataset)
 
 
@@ -114,9 +116,7 @@ def wins_ties_losses(evaluation: Evaluation, *, dataset: str) -> Figure:
     pairs = [evaluation.pair(best.name, system.name) for system in others]
     names = shortened([system.shown for system in others])
     figure = Figure(figsize=(7.2 + room_for(names), 2.0 + 0.27 * len(pairs)), layout="constrained")
-    _titled(
-        figure, f"{shortened([best.shown], 30)[0]} against each other, by {evaluation.metric}", evaluation, dataset
-    )
+    _titled(figure, f"{shortened([best.shown], 30)[0]} against each other, by {evaluation.metric}", evaluation, dataset)
     axes = figure.subplots()
     bare(axes)
     left = np.zeros(len(pairs))
@@ -142,13 +142,16 @@ def wins_ties_losses(evaluation: Evaluation, *, dataset: str) -> Figure:
 
 
 def by_kind(evaluation: Evaluation, kind: str, *, dataset: str) -> Figure:
-    """Mean and 95 % interval of each system on each group of queries; of more than seven systems, the best seven."""
-    groups: list[Group] = [group for group in evaluation.groups if group.kind == kind]
+    """Mean and 95 % interval of each system on each group of queries; of more than seven systems, the best seven.
+
+    The queries with nothing relevant are no group here: what they count is a convention, the same for all.
+    """
+    groups = [group for group in evaluation.groups if group.kind == kind and group.group != NONE_RELEVANT]
     systems = evaluation.systems[:TOLD_APART]
     names = shortened([system.shown for system in systems])
     height = 1.9 + len(groups) * (0.26 + 0.13 * len(systems))
     figure = Figure(figsize=(7.2, height), layout="constrained")
-    _titled(figure, f"{evaluation.metric} by {kind} of the query", evaluation, dataset)
+    _titled(figure, f"{evaluation.metric} by {_KINDS.get(kind, kind)}", evaluation, dataset)
     axes = figure.subplots()
     bare(axes)
     band = 0.72
@@ -161,7 +164,9 @@ def by_kind(evaluation: Evaluation, kind: str, *, dataset: str) -> Figure:
         axes.plot(means, y, "o", color=COLOURS[place], ms=4.5, label=names[place])
     for edge in np.arange(len(groups) - 1) + 0.5:
         axes.axhline(edge, color="#E3E3E3", lw=0.8)
-    _name_rows(axes, [f"{group.group}\n{group.queries:,} queries" for group in groups])
+    _name_rows(
+        axes, [f"{group.group}\n{group.queries:,} {'query' if group.queries == 1 else 'queries'}" for group in groups]
+    )
     axes.set(xlabel=f"mean {evaluation.metric}", ylim=(len(groups) - 0.5, -0.5))
     axes.xaxis.set_major_locator(MaxNLocator(7))
     figure.legend(

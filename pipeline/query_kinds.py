@@ -14,7 +14,8 @@ from retrieval.frames import QUERIES, check
 MOST_GROUPS = 20
 
 _WORDS = {1: "1 word", 3: "2–3 words", 6: "4–6 words", 10: "7–10 words"}
-_RELEVANT = {0: "none relevant", 1: "1 relevant", 4: "2–4 relevant", 9: "5–9 relevant"}
+NONE_RELEVANT = "none relevant"
+_RELEVANT = {0: NONE_RELEVANT, 1: "1 relevant", 4: "2–4 relevant", 9: "5–9 relevant"}
 _QUESTION = (
     r"(?i)^\s*(who|whom|whose|what|when|where|which|why|how|is|are|was|were|do|does|did|can|could|should|will|would|has|"
     r"have)\b|\?\s*$"

@@ -152,6 +152,19 @@ def test_curves_are_the_figures_with_their_bands(of_many):
     assert len([text for text in axes.texts if isinstance(text, Annotation)]) == len(drawn)
 
 
+def test_results_by_kind_leave_out_the_queries_that_a_convention_decides():
+    e = evaluation(3)
+    assert "none relevant" in {group.group for group in e.groups}
+    figure = evaluation_plots.by_kind(e, "relevant", dataset="mq2008")
+    labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    groups = [group for group in e.groups if group.kind == "relevant" and group.group != "none relevant"]
+    assert [label.partition("\n")[0] for label in labels] == [group.group for group in groups]
+    dots = [line for line in figure.axes[0].get_lines() if line.get_marker() == "o"]
+    for line, system in zip(dots, e.systems, strict=True):
+        assert line.get_xdata().tolist() == [group.means[system.name] for group in groups]
+    assert any("by number of relevant documents" in text.get_text() for text in words(figure))
+
+
 def test_names_are_shortened_only_while_they_differ():
     assert shortened(["bm25", "x" * 80]) == ["bm25", f"{'x' * 27}…{'x' * 27}"]
     alike = [f"{'x' * 60}{number}{'x' * 60}" for number in range(2)]
