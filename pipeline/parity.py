@@ -6,7 +6,6 @@ candidates at once. Both must come to the same numbers, bit by bit; where they d
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -97,23 +96,19 @@ def _replayed(bundle: Bundle, sessions: Sequence[Session]) -> Iterator[tuple[pl.
     """(what was shown, with the offline numbers beside it as `…_offline`; the offline RUN of each request: id, docid,
     rank, score), a batch at a time."""
     parts = Parts.of(bundle)
-    alike: dict[int, list[Session]] = {}
     for session in sessions:
         _check_features(parts, session)
-        alike.setdefault(int(session.origin.environment.get("torch_threads", "0")), []).append(session)
-    for threads, group in alike.items():
-        shown = pl.concat([session.shown for session in group], how="diagonal")
-        with _threads(threads):
-            for asked, named in _batches(pl.concat([session.requests for session in group])):
-                offline, run = _offline(parts, asked, *named.select("depth", "candidates").row(0))
-                offline = offline.rename({name: f"{name}_offline" for name in offline.columns[2:]})
-                ids = named.select("id", "query", "k", "qid")
-                mine = shown.join(ids.drop("k"), on="id", maintain_order="left")
-                run = ids.join(run, on="qid", maintain_order="left").filter(pl.col("rank") <= pl.col("k"))
-                yield (
-                    mine.join(offline, on=["qid", "docid"], how="left", maintain_order="left"),
-                    run.select("id", "docid", "rank", "score"),
-                )
+    shown = pl.concat([session.shown for session in sessions], how="diagonal")
+    for asked, named in _batches(pl.concat([session.requests for session in sessions])):
+        offline, run = _offline(parts, asked, *named.select("depth", "candidates").row(0))
+        offline = offline.rename({name: f"{name}_offline" for name in offline.columns[2:]})
+        ids = named.select("id", "query", "k", "qid")
+        mine = shown.join(ids.drop("k"), on="id", maintain_order="left")
+        run = ids.join(run, on="qid", maintain_order="left").filter(pl.col("rank") <= pl.col("k"))
+        yield (
+            mine.join(offline, on=["qid", "docid"], how="left", maintain_order="left"),
+            run.select("id", "docid", "rank", "score"),
+        )
 
 
 def _batches(requests: pl.DataFrame) -> Iterator[tuple[pl.DataFrame, pl.DataFrame]]:
@@ -170,7 +165,6 @@ def _notes(bundle: Bundle, sessions: Sequence[Session]) -> Iterator[str]:
     for session in sessions:
         there = session.origin.environment
         other = [f"{name} {there.get(name)}, here {here.get(name)}" for name in there if there[name] != here.get(name)]
-        other = [text for text in other if not text.startswith("torch_threads")]
         if other:
             yield f"served with {'; '.join(other)}: last bits may differ for that"
     trained = bundle.metadata.get("candidates")
@@ -181,16 +175,3 @@ def _notes(bundle: Bundle, sessions: Sequence[Session]) -> Iterator[str]:
                 f"{beyond} requests asked for more than the {trained} candidates that the ranker was trained on: "
                 "features that compare a document with the other candidates saw a longer list than in training"
             )
-
-
-@contextmanager
-def _threads(number: int) -> Iterator[None]:
-    """Run torch on as many threads as served: they, too, decide how a product is summed. 0 leaves them."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(number or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

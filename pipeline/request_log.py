@@ -58,7 +58,7 @@ _REQUEST = {
 class Origin:
     """What served: the bundle's name and fingerprint, the system, the features that it reads, and where it ran.
 
-    environment: versions of what computes numbers, the processor and torch's threads, on which the last bits depend.
+    environment: versions of what computes numbers and the processor, on which the last bits depend.
     """
 
     bundle: str
@@ -89,11 +89,9 @@ class Session:
 
 
 def environment() -> dict[str, str]:
-    """What the last bits of a score depend on: package versions, the processor, torch's threads."""
-    import torch
-
+    """What the last bits of a score depend on: package versions and the processor."""
     installed = {name: version for name in ("cascade-ranking", *_NUMERIC, *_FAISS) if (version := _version(name))}
-    return {**installed, "processor": _processor(), "torch_threads": str(torch.get_num_threads())}
+    return {**installed, "processor": _processor()}
 
 
 class RequestLog:
@@ -126,7 +124,7 @@ class RequestLog:
         """
         request_id = uuid.uuid4().hex
         names = ["score", *(f"stage_{stage}" for stage in STAGES), *origin.features]
-        numbers = shown.select(pl.col(names).cast(pl.Float32).fill_null(np.nan)).to_numpy()
+        numbers = shown.select(names).to_numpy()  # numpy has NaN for a null
         record = {
             "id": request_id,
             "time": datetime.now(UTC).isoformat(timespec="microseconds"),

@@ -1,9 +1,7 @@
 """A network as a Ranker: normalise, score slate by slate, explain by integrated gradients."""
 
 import copy
-import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,14 +16,13 @@ from rankers.artifact import Artifact, Setting, write
 from rankers.normaliser import Normaliser
 from rankers.protocol import Family, Floats
 from rankers.slates import Ints, batches, grouping, matrix
+from retrieval.threads import one_thread
 
 BATCH_CELLS = 100_000
 ONE_SLATE = 1
 """Cells that no second slate fits in."""
 PATH_STEPS = 32
 """Gauss-Legendre nodes on the path from the baseline: sums match scores to 1e-3 and far better on these small nets."""
-
-_THREADS = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -90,7 +87,7 @@ class NetworkRanker:
         network = copy.deepcopy(self.network).double()
         rows = torch.from_numpy(z).double()
         reasons = np.empty((features.height, len(self.feature_names) + 1))
-        with _one_thread():
+        with one_thread():
             for queries, cut in batches(sizes, BATCH_CELLS):
                 x, mask = networks.padded(rows[cut], torch.from_numpy(sizes[queries]))
                 reasons[order[cut]] = torch.cat(_integrated_gradients(network, x, mask), dim=-1)[mask].numpy()
@@ -111,27 +108,11 @@ def predict(network: nn.Module, z: Floats, sizes: Ints, *, cells: int = BATCH_CE
     scores = np.empty(len(z), dtype=np.float32)
     rows = torch.from_numpy(z)
     device = next(network.parameters()).device
-    with torch.inference_mode(), _one_thread():
+    with torch.inference_mode(), one_thread():
         for queries, cut in batches(sizes, cells):
             x, mask = networks.padded(rows[cut].to(device), torch.from_numpy(sizes[queries]))
             scores[cut] = network(x, mask)[mask].cpu().numpy()
     return scores
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Run torch on one thread, then on as many as before: these nets are too small to share among threads.
-
-    On a busy two-core machine one query took 1.6 ms so and 48 ms on two threads that waited for each other. The number
-    is the whole process's, so that changing it and putting it back must not overlap.
-    """
-    with _THREADS:
-        before = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(before)
 
 
 def _integrated_gradients(network: nn.Module, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,7 @@ from transformers.utils import logging as transformers_logging
 
 from retrieval.checkpoint import DEFAULT_ENCODER, locate
 from retrieval.errors import InputError
+from retrieval.threads import one_thread
 
 log = logging.getLogger(__name__)
 
@@ -37,13 +38,15 @@ class Encoder:
             raise InputError(f"encoder {name!r} in {folder} does not load: {str(error).splitlines()[0]}") from error
 
     def queries(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Unit query vectors: float32 [len(texts), D], each encoded alone.
+        """Unit query vectors: float32 [len(texts), D], each encoded alone and on one thread.
 
         In a batch a text's neighbours change its vector in the last bits (padding, and matrix products of another
-        shape: up to 2e-7 a coordinate, seen in 70 of 100 queries), so that a ranker would be trained on features that
-        no online search can compute. Alone, a query has one vector in training and serving.
+        shape: up to 2e-7 a coordinate, seen in 70 of 100 queries), and so does the number of threads (25 of 100). A
+        ranker would be trained on features that no online search can compute. So, a query has one vector in training
+        and serving.
         """
-        return self._encode(texts, self._model.encode_query, lambda done, total: None, batch_size=1)
+        with one_thread():
+            return self._encode(texts, self._model.encode_query, lambda done, total: None, batch_size=1)
 
     def documents(
         self, texts: Sequence[str], *, progress: Callable[[int, int], None] = lambda done, total: None

@@ -195,7 +195,7 @@ def test_a_feature_that_is_gone_is_named(home: Path, logged: Path, tmp_path: Pat
 def test_the_bundle_that_served_is_the_one_replayed(home: Path, logged: Path, tmp_path: Path) -> None:
     """A network serves now; what the trees served before is still replayed on the trees."""
     other = tmp_path / "home"
-    publish_small(other, system="ranknet")
+    publish_small(other, system="softmax+attention")
     log = RequestLog(tmp_path / "log")
     Searcher.open(other).search(questions(), k=K, log=log)
     Searcher.open(other).search(questions()[:1], k=K, log=log)

@@ -2,10 +2,12 @@
 
 import logging
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from retrieval.checkpoint import DEFAULT_ENCODER, fingerprint, locate
 from retrieval.encoder import Encoder
@@ -32,6 +34,30 @@ def test_a_query_has_one_vector_whatever_is_asked_beside_it(encoder: Encoder) ->
     alone = np.concatenate([encoder.queries([text]) for text in texts])
     np.testing.assert_array_equal(encoder.queries(texts), alone)
     assert not np.array_equal(encoder.documents(texts), alone)  # a batch rounds otherwise: the reason for the rule
+
+
+def test_a_query_has_one_vector_on_any_number_of_threads(encoder: Encoder) -> None:
+    texts = ["zip", "how do I read a zip file from a pathlib path", "open a socket", "what is a metaclass good for"]
+    before = torch.get_num_threads()
+    vectors = []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            vectors.append(encoder.queries(texts))
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    np.testing.assert_array_equal(vectors[0], vectors[1])
+
+
+def test_queries_of_several_threads_are_encoded_side_by_side_to_the_same_vectors(encoder: Encoder) -> None:
+    texts = [f"how do I read line {number} of a file" for number in range(8)]
+    alone = encoder.queries(texts)
+    before = torch.get_num_threads()
+    with ThreadPoolExecutor(4) as pool:
+        vectors = np.concatenate(list(pool.map(lambda text: encoder.queries([text]), texts)))
+    np.testing.assert_array_equal(vectors, alone)
+    assert torch.get_num_threads() == before
 
 
 def test_progress_ends_at_the_total(encoder: Encoder) -> None:
