@@ -64,7 +64,8 @@ def tune(
     if as_json:
         print_json(found.as_json())
         return
-    judged = f"{found.metric} over {found.folds} folds of {found.queries:,} queries, blank: {found.blank}"
+    blank = f"{found.blank_queries:,} with nothing relevant (blank: {found.blank})"
+    judged = f"{found.metric} over {found.folds} folds of {found.queries:,} queries, {blank}"
     out.print(f"{found.study}: {judged}", highlight=False, soft_wrap=True)
     out.print(_table(found))
     default = found.trials[0].value or 0.0

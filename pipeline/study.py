@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.exceptions import StorageInternalError
 from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
@@ -199,7 +200,7 @@ def open_study(home: Path, name: str, identity: Mapping[str, JSON]) -> Iterator[
                     study = _opened(folder / DATABASE, name)
                     _claim(study, identity)
                 yield Study(study)
-        except SQLAlchemyError as error:
+        except (SQLAlchemyError, StorageInternalError) as error:
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             message = f"{folder / DATABASE}: Optuna failed ({reason}); if it is damaged, move it away to begin anew"
             raise CascadeError(message) from error

@@ -36,6 +36,7 @@ OnTrial = Callable[[str, Ended], None]
 class Tuned:
     """What a search has found so far; `trials` in the order in which they ended.
 
+    blank_queries: those of `queries` with nothing relevant. They teach nothing and count in the value as `blank` says.
     best: the trial of the highest value. It was chosen by that value, which is therefore optimistic: judge its settings
     on test queries. importance: each setting's share of the value's variance (fANOVA: Hutter et al., ICML 2014).
     """
@@ -47,6 +48,7 @@ class Tuned:
     folds: int
     seed: int
     queries: int
+    blank_queries: int
     fingerprint: str
     trials: tuple[Ended, ...]
     importance: Mapping[str, float]
@@ -71,6 +73,7 @@ class Tuned:
             "folds": self.folds,
             "seed": self.seed,
             "queries": self.queries,
+            "blank_queries": self.blank_queries,
             "trials": {state: self.count(state) for state in ("complete", "pruned", "failed")},
             "default": self.trials[0].value,
             "best": asdict(self.best),
@@ -151,6 +154,7 @@ def tune(
         folds=folds,
         seed=seed,
         queries=split.queries.height,
+        blank_queries=int(split.queries["blank"].sum()),
         fingerprint=str(identity["data"]),
         trials=ended,
         importance=importance,
@@ -241,7 +245,7 @@ def _mean(scores: Sequence[FoldScore]) -> float:
 
 @contextmanager
 def _said_once() -> Iterator[None]:
-    """What training says of the queries of a fold would be said anew in each of them."""
+    """The queries with nothing relevant are counted once for all (`Tuned.blank_queries`), not anew in each fold."""
     slates = logging.getLogger("rankers.slates")
     before = slates.level
     slates.setLevel(logging.ERROR)

@@ -89,7 +89,11 @@ class StudyRuns:
             write_json(Path(folder, "settings.json"), tuned.as_settings())
             self._client.log_artifacts(self._parent, folder)
             fixed = {"ranker": tuned.ranker, "metric": tuned.metric, "blank": tuned.blank, "folds": tuned.folds}
-            log_params(self._client, self._parent, {**fixed, "seed": tuned.seed, "queries": tuned.queries})
+            log_params(
+                self._client,
+                self._parent,
+                {**fixed, "seed": tuned.seed, "queries": tuned.queries, "blank_queries": tuned.blank_queries},
+            )
             counts = [(f"trials.{state}", float(tuned.count(state)), 0) for state in _STATUS]
             best = tuned.best
             points = [(f"best.cv.{self._metric}", float(best.value or 0.0), 0), ("best.trial", float(best.number), 0)]

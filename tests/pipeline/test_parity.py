@@ -183,6 +183,22 @@ def test_columns_in_another_order_are_no_difference(home: Path, logged: Path, tm
     assert replay(online, home=home).equal
 
 
+def test_a_document_that_the_offline_path_does_not_find_is_a_matter_of_order(
+    home: Path, logged: Path, tmp_path: Path
+) -> None:
+    (session,) = read_log(logged)
+    first = session.requests["id"][0]
+    strange = pl.when((pl.col("id") == first) & (pl.col("rank") == 3)).then(pl.lit("d99")).otherwise("docid")
+    other = Session(session.path, session.origin, session.requests, session.shown.with_columns(docid=strange), 0)
+    found = replay([other], home=home)
+    assert found.differences == ()
+    assert found.reordered is not None
+    assert (found.reordered.requests, found.reordered.request, found.reordered.rank) == (1, first, 3)
+    assert (found.reordered.served, found.reordered.offline) == ("d99", session.shown["docid"][2])
+    # No tolerance makes another document of it.
+    assert replay([other], home=home, tolerance=100.0).reordered is not None
+
+
 def test_a_feature_that_is_gone_is_named(home: Path, logged: Path, tmp_path: Path) -> None:
     sessions = read_log(logged)
     names = sessions[0].origin.features

@@ -143,6 +143,8 @@ def test_the_value_is_the_mean_over_all_queries_in_the_stated_convention(tmp_pat
         with_default_rate = train.with_columns(noise=pl.lit(0, pl.Float32))
         values[blank] = search(tmp_path, perfect, train=with_default_rate, trials=1, blank=blank).trials[0].value
     assert values == pytest.approx({"one": 1.0, "zero": 0.8, "skip": 1.0})
+    found = search(tmp_path, perfect, train=train, trials=1)
+    assert (found.queries, found.blank_queries) == (40, 8)
 
 
 def test_the_first_trial_is_the_ranker_as_it_is_and_the_best_is_no_worse(tmp_path):
