@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich import box
 from rich.table import Table
-from rich.text import Text
 
 from pipeline import jobs
 from pipeline.terminal import AsJson, Home, err, out, print_json
@@ -45,29 +44,32 @@ def _print(found: "Parity") -> None:
     what = f"{found.requests:,} requests, {found.documents:,} documents, {len(found.features)} features"
     if found.differences:
         table = Table(title=f"served and offline, {what}", box=box.SIMPLE_HEAD)
-        for name in ("feature", "requests", "documents", "missing", "largest", "served", "offline", "query", "docid"):
-            table.add_column(
-                name, justify="left" if name in ("feature", "query", "docid") else "right", overflow="fold"
-            )
+        table.add_column("feature", no_wrap=True)
+        for name in ("requests", "documents", "missing", "largest"):
+            table.add_column(name, justify="right", no_wrap=True)
         for each in found.differences:
             counts = (each.requests, each.documents, each.missing)
-            numbers = (_number(each.largest), _number(each.served), _number(each.offline))
-            table.add_row(each.what, *map(str, counts), *numbers, Text(each.query[:60]), Text(each.docid))
+            table.add_row(
+                each.what, *(f"{count:,}" for count in counts), "–" if each.largest is None else _number(each.largest)
+            )
         out.print(table)
+        for each in found.differences:
+            numbers = f"served {_number(each.served)}, offline {_number(each.offline)}"
+            _say(f"{each.what}: {numbers}, for {each.docid} of {each.query[:60]!r} (request {each.request})")
     if found.reordered is not None:
         it = found.reordered
-        out.print(
-            f"order: {it.requests:,} requests differ; for {it.query[:60]!r} rank {it.rank} was {it.served}, "
-            f"offline it is {it.offline}",
-            markup=False,
-            highlight=False,
-        )
+        ranks = f"rank {it.rank} was {it.served}, offline it is {it.offline}"
+        _say(f"order: {it.requests:,} requests differ; of {it.query[:60]!r} {ranks} (request {it.request})")
     if found.equal:
         within = f" within {found.tolerance:g}" if found.tolerance else " bit by bit"
-        out.print(f"the same{within}: values, scores and order of {what}", highlight=False)
+        _say(f"the same{within}: values, scores and order of {what}")
     for note in found.notes:
         err.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
 
 
+def _say(line: str) -> None:
+    out.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
 def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.6g}"
+    return "missing" if value is None else f"{value:.6g}"
