@@ -65,9 +65,7 @@ def fit_ranker(
     """
     name = canonical(name)
     given = dict(settings or {})
-    known = ranker_settings(name)
-    if unknown := [key for key in given if key not in known]:
-        raise InputError(f"{name}: unknown setting {unknown[0]!r}; known: {', '.join(known)}")
+    check_settings(name, given)
     keys = {"qid", "docid", "relevance", given.get("position_column")}
     feature_names = [column for column in train.columns if column not in keys]
     match RANKERS[name].kind:
@@ -87,6 +85,13 @@ def fit_ranker(
             )
         case "blend":
             raise InputError("a blend is made of fitted rankers, on validation: see rankers.blend.fit_blend")
+
+
+def check_settings(name: str, settings: "Mapping[str, Setting]") -> None:
+    """Raise InputError for a setting that the ranker `name` has not."""
+    known = ranker_settings(name)
+    if unknown := [key for key in settings if key not in known]:
+        raise InputError(f"{name}: unknown setting {unknown[0]!r}; known: {', '.join(known) or 'none'}")
 
 
 def ranker_settings(name: str) -> list[str]:

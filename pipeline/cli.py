@@ -15,6 +15,7 @@ from rich.text import Text
 from pipeline import jobs
 from pipeline.cli_clicks import app as clicks
 from pipeline.cli_evaluate import evaluate
+from pipeline.cli_ltr import ltr, rankers
 from pipeline.cli_parity import parity
 from pipeline.cli_tune import tune
 from pipeline.config import RANKERS, Settings
@@ -276,7 +277,9 @@ def features() -> None:
 
 
 app.command()(evaluate)
+app.command()(ltr)
 app.command()(parity)
+app.command()(rankers)
 app.command()(tune)
 app.add_typer(clicks, name="clicks")
 

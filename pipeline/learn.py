@@ -10,7 +10,7 @@ import polars as pl
 
 from pipeline import build
 from pipeline.compose import reranked
-from pipeline.mainjob import MainJob, code_of, fingerprint_of, versions, write_timing
+from pipeline.mainjob import MainJob, Progress, code_of, fingerprint_of, versions, write_timing
 from pipeline.stages import StageOutput
 from rankers.protocol import Ranker
 from retrieval.frames import QRELS
@@ -35,7 +35,7 @@ def rank_with(job: MainJob, name: str) -> StageOutput:
     def make(folder: Path) -> None:
         frame = pl.read_parquet(job.features.path / "features.parquet")
         train, valid = (labelled(frame, job.dataset.qrels[split]) for split in ("train", "valid"))
-        curve = Curve(job, name)
+        curve = Curve(job.progress, name)
         ranker = build.fit_ranker(name, train, valid, seed=job.settings.seed, log=curve)
         ranker.save(folder / "ranker")
         curve.frame().write_parquet(folder / "curve.parquet")
@@ -79,7 +79,7 @@ def cross_validated(job: MainJob, name: str) -> StageOutput:
                 rest.join(train, on="qid", how="semi"),
                 rest.join(valid, on="qid", how="semi"),
                 seed=job.settings.seed,
-                log=Curve(job, name),
+                log=Curve(job.progress, name),
             )
             start = time.perf_counter()
             held_out.append(reranked(mine, ranker.score(mine)))
@@ -99,13 +99,13 @@ def cross_validated(job: MainJob, name: str) -> StageOutput:
 class Curve:
     """Collects what training logs, as rows of (step, metrics), and shows the step as progress."""
 
-    def __init__(self, job: MainJob, name: str) -> None:
-        self._job, self._name = job, name
+    def __init__(self, progress: Progress, name: str) -> None:
+        self._progress, self._name = progress, name
         self._rows: list[dict[str, float]] = []
 
     def __call__(self, metrics: Mapping[str, float], step: int) -> None:
         self._rows.append({"step": step, **metrics})
-        self._job.progress(f"train {self._name}", step, 0)
+        self._progress(f"train {self._name}", step, 0)
 
     def frame(self) -> pl.DataFrame:
         return pl.DataFrame(self._rows, infer_schema_length=None).cast({"step": pl.Int64})
