@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline import jobs
+from pipeline.cli_bench import app as bench
 from pipeline.cli_clicks import app as clicks
 from pipeline.cli_evaluate import evaluate
 from pipeline.cli_ltr import ltr, rankers
@@ -281,6 +282,7 @@ app.command()(ltr)
 app.command()(parity)
 app.command()(rankers)
 app.command()(tune)
+app.add_typer(bench, name="bench")
 app.add_typer(clicks, name="clicks")
 
 

@@ -134,8 +134,8 @@ class LtrResult:
         blanks, seeds = self.evaluation.blank_queries, len(next(iter(self.fits.values())))
         title = f"{self.dataset}, test: {self.evaluation.queries:,} queries, {blanks:,} with nothing relevant"
         caption = (
-            f"means over {seeds} seed{'s' if seeds > 1 else ''}; NDCG@10 where such a query counts 1, 0 or nothing; gain "
-            "2^relevance − 1, linear in the last; map and err_10: counts 0; bold: best on validation"
+            f"means over {seeds} seed{'s' if seeds > 1 else ''}; NDCG@10 where such a query counts 1, 0 or nothing; "
+            "gain 2^relevance − 1, linear in the last; map and err_10: counts 0; bold: best on validation"
         )
         table = Table(title=title, caption=caption, box=box.SIMPLE_HEAD, collapse_padding=True)
         table.add_column("ranker", overflow="fold")

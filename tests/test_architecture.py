@@ -7,12 +7,20 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-HEAVY = {"torch", "faiss", "mlflow", "lightgbm", "sentence_transformers", "matplotlib"}
+HEAVY = {"torch", "faiss", "mlflow", "lightgbm", "sentence_transformers", "matplotlib", "optuna", "scipy"}
 
 
 @pytest.mark.parametrize(
     "module",
-    ["pipeline.jobs", "pipeline.cli", "pipeline.build", "pipeline.searcher", "features.assemble", "rankers.artifact"],
+    [
+        "pipeline.jobs",
+        "pipeline.cli",
+        "pipeline.build",
+        "pipeline.searcher",
+        "features.assemble",
+        "rankers.artifact",
+        "rankers.catalogue",
+    ],
 )
 def test_importing_a_face_loads_no_heavy_library(module: str) -> None:
     code = f"import sys, {module}; print(*sorted(set(sys.modules) & {HEAVY!r}))"
