@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-HEAVY = {"torch", "faiss", "mlflow", "lightgbm", "sentence_transformers", "matplotlib", "optuna", "scipy"}
+HEAVY = {"torch", "faiss", "mlflow", "lightgbm", "sentence_transformers", "matplotlib", "optuna"}
 
 
 @pytest.mark.parametrize(
