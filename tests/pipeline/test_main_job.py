@@ -236,7 +236,7 @@ def test_settings_refuse_what_cannot_be() -> None:
     for values, words in (
         ({"depths": 3}, "unknown setting 'depths'; known: .*depth"),
         ({"depth": 0}, "depth must be at least 1"),
-        ({"rankers": ("magic",)}, "unknown ranker 'magic'; known: pointwise, ranknet, lambdamart"),
+        ({"rankers": ("magic",)}, "unknown ranker 'magic'; known: regression, logistic, lambdamart, .*and blend"),
         ({"depth": 10, "candidates": 20}, r"depth \(10\) must be at least candidates \(20\)"),
         ({"folds": 1}, "folds must be 0"),
     ):

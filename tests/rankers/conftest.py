@@ -7,7 +7,7 @@ from rankers.training import fit_ranknet
 from rankers.trees import fit_lambdamart, fit_regression
 from tests.rankers.synthetic import FEATURES, judged
 
-NAMES = ("pointwise", "pointwise from bm25", "lambdamart", "lambdamart from bm25", "ranknet")
+NAMES = ("regression", "regression from bm25", "lambdamart", "lambdamart from bm25", "ranknet")
 
 
 def fitted(name: str, train=None, valid=None, log=lambda metrics, step: None, seed: int = 7) -> Ranker:
@@ -17,9 +17,9 @@ def fitted(name: str, train=None, valid=None, log=lambda metrics, step: None, se
     shared = {"feature_names": FEATURES, "log": log, "seed": seed, "threads": 1}
     trees = {"rounds": 80, "patience": 30, "min_data_in_leaf": 20, **shared}
     match name:
-        case "pointwise":
+        case "regression":
             return fit_regression(train, valid, **trees)
-        case "pointwise from bm25":
+        case "regression from bm25":
             return fit_regression(train, valid, offset_feature="bm25", **trees)
         case "lambdamart":
             return fit_lambdamart(train, valid, **trees)

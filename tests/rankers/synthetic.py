@@ -38,13 +38,13 @@ def judged(queries: int, *, seed: int, depth: int = 30) -> pl.DataFrame:
 
 
 def ndcg(frame: pl.DataFrame, scores: np.ndarray, k: int = 10) -> float:
-    """NDCG by the definition, query by query: linear gain, ties by docid descending. The oracle of tests."""
+    """NDCG by the definition, query by query: gain 2^grade - 1, ties by docid descending. The oracle of tests."""
     total, queries = 0.0, 0
     for _, rows in frame.with_columns(score=pl.Series(scores, dtype=pl.Float32)).group_by("qid"):
         ranked = sorted(rows.select("score", "docid", "relevance").rows(), reverse=True)
-        best = sorted(rows["relevance"].to_list(), reverse=True)
-        ideal = sum(grade / np.log2(place + 2) for place, grade in enumerate(best[:k]))
+        best = sorted((row[2] for row in ranked), reverse=True)
+        ideal = sum((2**grade - 1) / np.log2(place + 2) for place, grade in enumerate(best[:k]))
         if ideal > 0:
             queries += 1
-            total += sum(row[2] / np.log2(place + 2) for place, row in enumerate(ranked[:k])) / ideal
+            total += sum((2 ** row[2] - 1) / np.log2(place + 2) for place, row in enumerate(ranked[:k])) / ideal
     return total / queries

@@ -84,7 +84,7 @@ def test_features_swapped_in_the_description_are_noticed(rankers, tmp_path):
 
 @pytest.mark.parametrize("gone", ["ranker.json", "model.txt"])
 def test_a_missing_file_is_named(rankers, gone, tmp_path):
-    rankers["pointwise"].save(tmp_path)
+    rankers["regression"].save(tmp_path)
     (tmp_path / gone).unlink()
     with pytest.raises(IntegrityError, match=gone):
         load_ranker(tmp_path)
