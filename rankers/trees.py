@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import lightgbm as lgb
 import numpy as np
@@ -12,9 +13,10 @@ import polars as pl
 from rankers import headstart
 from rankers.artifact import Artifact, Setting, write
 from rankers.catalogue import TREES
+from rankers.context import Context, check_context, folded, widened
 from rankers.headstart import HeadStart
 from rankers.protocol import Family, Floats, Log
-from rankers.slates import Ints, Ndcg, Slates, matrix
+from rankers.slates import Ints, Ndcg, Slates, grouping, matrix
 from retrieval.errors import InputError
 
 ONE_THREAD_ROWS = 5_000
@@ -68,27 +70,37 @@ class TreeRanker:
 
     def score(self, features: pl.DataFrame) -> Floats:
         """Score each row, float32 [n]; see Ranker.score."""
-        x = matrix(features, self.feature_names, "features")
-        if not len(x):
-            return np.empty(0, dtype=np.float32)
-        scores = self.booster.predict(x, raw_score=True, num_threads=_threads(x))
-        return np.asarray(scores if self.start is None else scores + self.start(x), dtype=np.float32)
+        x, order = self._rows(features)
+        scores = np.empty(len(x), dtype=np.float32)
+        if len(x):
+            found = self.booster.predict(x, raw_score=True, num_threads=_threads(x))
+            scores[order] = found if self.start is None else found + self.start(x)
+        return scores
 
     def explain(self, features: pl.DataFrame) -> Floats:
         """Exact SHAP values (Lundberg et al., 2020, path-dependent TreeSHAP), float64 [n, F + 1], the base value last.
 
-        The base value is the mean score of the training rows; a head start is linear, its SHAP value is its feature's.
+        The base value is the mean score of the training rows; a head start is linear, its SHAP value is its feature's;
+        what a feature's standing in the slate adds counts as the feature's.
         """
-        x = matrix(features, self.feature_names, "features")
+        x, order = self._rows(features)
+        reasons = np.empty((len(x), len(self.feature_names) + 1))
         if not len(x):
-            return np.empty((0, len(self.feature_names) + 1))
-        reasons: Floats = np.array(
-            self.booster.predict(x, pred_contrib=True, num_threads=_threads(x)), dtype=np.float64
-        )
+            return reasons
+        found = np.array(self.booster.predict(x, pred_contrib=True, num_threads=_threads(x)), dtype=np.float64)
         if self.start is not None:
-            reasons[:, self.start.column] += self.start.contribution(x)
-            reasons[:, -1] += self.start.intercept
+            found[:, self.start.column] += self.start.contribution(x)
+            found[:, -1] += self.start.intercept
+        reasons[order] = folded(found, len(self.feature_names))
         return reasons
+
+    def _rows(self, features: pl.DataFrame) -> tuple[Floats, Ints | slice]:
+        """What the trees read of each row, and the rows' places in `features`."""
+        context = cast(Context, self.hyperparameters.get("context", "none"))
+        if context == "none":
+            return matrix(features, self.feature_names, "features"), slice(None)
+        order, sizes = grouping(features, "features")
+        return widened(matrix(features, self.feature_names, "features", order), sizes, context), order
 
 
 def fit_trees(
@@ -101,6 +113,7 @@ def fit_trees(
     seed: int = 0,
     threads: int = 1,
     soft: bool = False,
+    context: Context = "none",
     offset_feature: str | None = None,
     position_column: str | None = None,
     position_regularisation: float = 0.0,
@@ -124,6 +137,7 @@ def fit_trees(
     not depend on the order of their rows, and is the same for the same seed and threads. With more than one thread
     LightGBM 4.7 bags queries in an order that differs from run to run, and so does the model.
 
+    context: what the trees read beside the features, see `rankers.context.widened`.
     offset_feature: boost from this column (`rankers.headstart`; regression and lambdamart).
     monotone: feature → 1 (the score may only rise with it) or -1.
     threshold: the lowest grade that counts as relevant (logistic).
@@ -136,6 +150,7 @@ def fit_trees(
 
     Raises InputError as `Slates.of` does, and for an option that the objective has not.
     """
+    check_context(context)
     objective = _objective(name, soft, threshold, truncation_level, norm, label_gain, position_column, offset_feature)
     settings: dict[str, Setting] = {
         **objective,
@@ -149,9 +164,10 @@ def fit_trees(
     if monotone:
         if unknown := [feature for feature in monotone if feature not in feature_names]:
             raise InputError(f"the monotone constraint names {unknown[0]!r}, which is not a feature")
-        settings["monotone_constraints"] = [monotone.get(feature, 0) for feature in feature_names]
+        constraints = [monotone.get(feature, 0) for feature in feature_names]
+        settings["monotone_constraints"] = constraints if context == "none" else [*constraints, *constraints]
     fit_start = headstart.fit_regression if name == "regression" else headstart.fit_listwise
-    data = _Data.of(train, valid, feature_names, offset_feature, fit_start, soft, position_column)
+    data = _Data.of(train, valid, feature_names, offset_feature, fit_start, soft, position_column).widened(context)
     if position_column is not None:
         settings["lambdarank_position_bias_regularization"] = position_regularisation
     if name == "logistic":
@@ -159,7 +175,7 @@ def fit_trees(
     model, best = _boost(data, settings, log, seed=seed, threads=threads, rounds=rounds, patience=patience)
     if name == "logistic":
         settings["threshold"] = threshold
-    settings |= {"offset_feature": offset_feature, "rounds": best, "seed": seed}
+    settings |= {"context": context, "offset_feature": offset_feature, "rounds": best, "seed": seed}
     booster = lgb.Booster(model_str=model)
     return TreeRanker(name, TREES[name].family, tuple(feature_names), settings, data.start, model, booster)
 
@@ -241,6 +257,13 @@ class _Data:
                 raise InputError(f"the offset {offset_feature!r} is not a feature; one of: {', '.join(names)}")
             start = fit_start(slates, names.index(offset_feature))
         return cls(slates, stopping, start, None if positions is None else positions.astype(np.int32))
+
+    def widened(self, context: Context) -> "_Data":
+        """With each row's standing in its slate beside its features."""
+        if context == "none":
+            return self
+        train, valid = (replace(s, x=widened(s.x, s.sizes, context)) for s in (self.train, self.valid))
+        return replace(self, train=train, valid=valid)
 
     def binarised(self, threshold: int) -> "_Data":
         """With relevance of 1 from `threshold` on and 0 below: what the log loss is of; NDCG keeps the grades."""
