@@ -125,8 +125,7 @@ class Searcher:
         if log is not None:
             self._keep(log, queries, k, found, run)
         if explain and ranker is not None:
-            features = found.join(run, on=["qid", "docid"], how="semi", maintain_order="left")
-            reasons = _contributions(ranker, features)
+            reasons = _contributions(ranker, found, run)
             run = run.join(reasons, on=["qid", "docid"], how="left", maintain_order="left")
         scores = found.select(
             "qid", "docid", *(pl.col(f"{stage}_score").alias(stage) for stage in (*RETRIEVERS, FUSED))
@@ -192,10 +191,15 @@ def check_asked(queries: pl.DataFrame, k: int) -> None:
         raise InputError(f"k must be at least 1; found {k}")
 
 
-def _contributions(ranker: Ranker, features: pl.DataFrame) -> pl.DataFrame:
-    """qid, docid and `contributions`, largest absolute contribution first."""
+def _contributions(ranker: Ranker, found: pl.DataFrame, run: pl.DataFrame) -> pl.DataFrame:
+    """qid, docid and `contributions` of what `run` shows, largest absolute contribution first.
+
+    All that was found is explained, as it was scored: a document's score may depend on its rivals.
+    """
     names = list(ranker.feature_names)
-    parts = np.asarray(ranker.explain(features))[:, :-1]
+    reasons = np.asarray(ranker.explain(found))[:, :-1]
+    features = found.with_row_index("row").join(run, on=["qid", "docid"], how="semi", maintain_order="left")
+    parts = reasons[features["row"].to_numpy()]
     values = features.select(names).to_numpy()
     order = np.argsort(-np.abs(parts), axis=1, kind="stable")
     rows = [

@@ -1,6 +1,8 @@
 """Scoring networks: normalised slates x [B, L, F] and mask [B, L] to scores [B, L]."""
 
-from collections.abc import Mapping, Sequence
+import copy
+import math
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -61,6 +63,7 @@ class _Block(nn.Module):
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
         self.heads = heads
+        self.attention: Callable[..., Tensor] = F.scaled_dot_product_attention
         self.before_attention, self.before_feed = nn.LayerNorm(width), nn.LayerNorm(width)
         self.qkv, self.merge = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.feed = nn.Sequential(
@@ -78,8 +81,28 @@ class _Block(nn.Module):
         query, key, value = parts.unbind(0)  # each [B, H, L, D]
         # A slate without padding takes the kernel that needs no mask.
         visible = None if bool(mask.all()) else mask[:, None, None, :]
-        seen = F.scaled_dot_product_attention(query, key, value, attn_mask=visible)
+        seen = self.attention(query, key, value, attn_mask=visible)
         return self.merge(seen.transpose(1, 2).reshape(b, length, width))  # type: ignore[no-any-return]
+
+
+def in_plain_products(network: Attention) -> Attention:
+    """A copy of a fitted network that attends by matrix products, which have forward-mode derivatives, to 1e-6.
+
+    (PyTorch's own switch away from its fused kernels is the whole process's: other threads' scores would change.)
+    """
+    plain = copy.deepcopy(network).eval()
+    for block in plain.modules():
+        if isinstance(block, _Block):
+            block.attention = _attention
+    return plain
+
+
+def _attention(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None) -> Tensor:
+    """softmax(Q K' / √D) V over [B, H, L, D], where `attn_mask` [B, 1, 1, L] says what is seen."""
+    weights = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])
+    if attn_mask is not None:
+        weights = weights.masked_fill(~attn_mask, float("-inf"))
+    return weights.softmax(dim=-1) @ value
 
 
 def _silent(width: int) -> nn.Linear:

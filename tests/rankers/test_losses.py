@@ -99,7 +99,8 @@ def test_ranknets_gradient_is_the_lambda_form(weighting, rows, sigma):
     scores, relevance, mask = padded([(s, r)], fill=7.0, extra=2)
     scores.requires_grad_()
     (gradient,) = torch.autograd.grad(ranknet(scores, relevance, mask, weighting=weighting, sigma=sigma), scores)
-    np.testing.assert_allclose(gradient[0, : len(rows)].numpy(), lambdas, rtol=1e-8, atol=1e-12)
+    # Within what torch rounds off softplus beyond 20.
+    np.testing.assert_allclose(gradient[0, : len(rows)].numpy(), lambdas, rtol=1e-8, atol=2e-8)
 
 
 def test_far_apart_scores_cost_their_distance():
