@@ -24,8 +24,6 @@ MAX_GRADE = 30
 """LightGBM's highest label: its gains are 2^grade - 1."""
 MAX_ROWS = 10_000
 """LightGBM's longest query."""
-SMALL_ROWS = 100_000
-"""Up to here one copy of the whole frame is cheaper than a call a column."""
 SOFT_QRELS: Schema = {**PAIRS, "relevance": pl.Float32}
 
 
@@ -87,20 +85,17 @@ def matrix(frame: pl.DataFrame, feature_names: Sequence[str], name: str, order: 
     Filled column by column: beside the frame there is never more than the matrix itself. Raises InputError naming the
     columns that are missing, not numbers, or infinite.
     """
-    if missing := [column for column in feature_names if column not in frame.columns]:
+    there = set(frame.columns)
+    if missing := [column for column in feature_names if column not in there]:
         raise InputError(f"{name}: missing the feature columns {', '.join(missing)}")
     schema = frame.schema
     if wrong := [column for column in feature_names if not schema[column].is_numeric()]:
         raise InputError(f"{name}: the feature columns {', '.join(wrong)} must hold numbers (Float32)")
-    if order is None and frame.height < SMALL_ROWS:
-        x = frame.select(pl.col(feature_names).cast(pl.Float32).fill_null(float("nan"))).to_numpy(order="c")
-        x = x.reshape(frame.height, len(feature_names))
-    else:
-        rows = frame.height if order is None else len(order)
-        x = np.empty((rows, len(feature_names)), dtype=np.float32)
-        for place, column in enumerate(feature_names):
-            values = frame[column].cast(pl.Float32).fill_null(float("nan")).to_numpy()
-            x[:, place] = values if order is None else values[order]
+    x = np.empty((frame.height if order is None else len(order), len(feature_names)), dtype=np.float32)
+    for place, column in enumerate(feature_names):
+        series = frame.get_column(column).cast(pl.Float32)
+        values = (series.fill_null(float("nan")) if series.null_count() else series).to_numpy()
+        x[:, place] = values if order is None else values[order]
     infinite = np.isinf(x).any(axis=0)
     if infinite.any():
         which = ", ".join(np.array(feature_names)[infinite])
@@ -114,12 +109,13 @@ def grouping(frame: pl.DataFrame, name: str) -> tuple[Ints, Ints]:
     Raises InputError when a (qid, docid) appears twice.
     """
     keys = check(frame, PAIRS, name).select("qid", "docid")
-    if keys.is_duplicated().any():
-        row = keys.filter(keys.is_duplicated()).row(0, named=True)
+    keys = keys.with_row_index("row").sort("qid", "docid", descending=[False, True])
+    qid, docid = keys["qid"], keys["docid"]
+    twice = (qid == qid.shift(1)) & (docid == docid.shift(1))
+    if twice.any():
+        row = keys.filter(twice).row(0, named=True)
         raise InputError(f"{name}: document {row['docid']!r} appears twice for query {row['qid']!r}")
-    order = keys.with_row_index("row").sort("qid", "docid", descending=[False, True])["row"]
-    sizes = keys.group_by("qid").len().sort("qid")["len"]
-    return order.to_numpy().astype(np.int64), sizes.to_numpy().astype(np.int64)
+    return keys["row"].to_numpy().astype(np.int64), qid.rle().struct.field("len").to_numpy().astype(np.int64)
 
 
 def mask_of(sizes: Ints) -> npt.NDArray[np.bool_]:
