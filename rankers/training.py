@@ -105,7 +105,7 @@ def fit_network(
             batch_queries=batch_queries,
             epochs=epochs,
             patience=patience,
-            checkpoint=Checkpoint(checkpoint, _key({**settings, **training, "loss": name}, slates))
+            checkpoint=Checkpoint(checkpoint, _key({**settings, **training, "loss": name}, slates, stopping))
             if checkpoint
             else None,
         )
@@ -247,11 +247,12 @@ def _on(slates: Slates, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     return torch.from_numpy(slates.x).to(device), relevance.to(device), torch.from_numpy(slates.sizes)
 
 
-def _key(settings: Mapping[str, Setting], train: Slates) -> str:
-    """What a checkpoint belongs to: the settings and the training rows."""
+def _key(settings: Mapping[str, Setting], train: Slates, valid: Slates) -> str:
+    """What a checkpoint belongs to: the settings, the training rows, and those that its best epoch was found on."""
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    for part in (train.x, train.relevance, train.sizes):
-        digest.update(part.tobytes())
+    for slates in (train, valid):
+        for part in (slates.x, slates.relevance, slates.sizes):
+            digest.update(part.tobytes())
     return digest.hexdigest()
 
 
