@@ -17,6 +17,7 @@ from rankers.slates import Ints, Ndcg, Slates, grouping
 from retrieval.errors import InputError, IntegrityError
 
 Method: TypeAlias = Literal["rank", "stack"]
+BlendMethod: TypeAlias = Literal["rank", "stack", "best"]
 
 RIDGE = 1.0
 """Holds a stack's weights to equal ones: with a hundred validation queries they are noisy (chosen on validation)."""
@@ -99,7 +100,8 @@ class BlendRanker:
         slate = np.repeat(np.arange(len(sizes)), sizes)
         for member, weight in zip(self.members, self.weights, strict=True):
             parts = np.asarray(member.explain(features))[order]
-            scores = parts.sum(axis=1)
+            # The member's own scores: sums of parts differ in their last bits, and equal scores must stay equal.
+            scores = np.asarray(member.score(features))[order].astype(np.float64)
             blended = _comparable(scores[None], sizes, self.method)[0]
             centre, level = _mean(scores, sizes)[slate], _mean(blended, sizes)[slate]
             apart = scores - centre
@@ -113,7 +115,7 @@ class BlendRanker:
 
 
 def fit_blend(
-    members: Sequence[Ranker], valid: pl.DataFrame, *, method: Method | Literal["best"] = "best", name: str = "blend"
+    members: Sequence[Ranker], valid: pl.DataFrame, *, method: BlendMethod = "best", name: str = "blend"
 ) -> BlendRanker:
     """Blend fitted `members`; what is fitted, and which method is "best", is read off the validation frame alone.
 
@@ -123,7 +125,7 @@ def fit_blend(
     """
     if len(members) < 2:
         raise InputError(f"a blend needs at least two rankers; found {len(members)}")
-    if method not in (*get_args(Method), "best"):
+    if method not in get_args(BlendMethod):
         raise InputError(f"unknown way to blend {method!r}; known: rank, stack, best")
     names = list(dict.fromkeys(feature for member in members for feature in member.feature_names))
     slates = Slates.of(valid, names, "valid")
