@@ -1,12 +1,16 @@
 """`cascade ltr`: train, compare and keep learning-to-rank models on LETOR files."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipeline import jobs
 from pipeline.terminal import AsJson, Home, out, print_json, progress
+from retrieval.errors import InputError
+
+if TYPE_CHECKING:
+    from rankers.blend import BlendMethod
 
 
 def ltr(
@@ -18,6 +22,10 @@ def ltr(
     settings: Annotated[
         list[Path] | None, typer.Option(help="A ranker's settings, as `cascade tune --out` writes them; repeats.")
     ] = None,
+    blend: Annotated[
+        str, typer.Option(help="What the ranker `blend` is made of, by comma.")
+    ] = "lambdamart,regression,hinge,listmle",
+    blend_method: Annotated[str, typer.Option(help="How: rank, stack, or best on validation.")] = "rank",
     name: Annotated[
         str | None, typer.Option(help="The data set's name in MLflow.", show_default="the test file's folder")
     ] = None,
@@ -45,6 +53,8 @@ def ltr(
             home=(home or jobs.default_home()).resolve(),
             seeds=seeds,
             settings=given,
+            blended=[blend],
+            blend_method=_blend_method(blend_method),
             dataset=name,
             blank=policy,
             track=track,
@@ -58,6 +68,13 @@ def ltr(
         out.print(evaluation_tables.pairs_table(result.evaluation, every=pairs))
     if result.promotion:
         out.print(f"{result.promotion.champion} is champion: {result.promotion.reason}", highlight=False)
+
+
+def _blend_method(name: str) -> "BlendMethod":
+    match name:
+        case "rank" | "stack" | "best":
+            return name
+    raise InputError(f"unknown way to blend {name!r}; known: rank, stack, best")
 
 
 def rankers() -> None:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
@@ -23,17 +23,23 @@ from pipeline.ltr_settings import defaults
 from pipeline.mainjob import Progress, code_of, versions
 from pipeline.stages import Stages
 from rankers.artifact import Setting
-from rankers.catalogue import ATTENTION, BLEND, RANKERS, canonical
+from rankers.catalogue import BLEND, RANKERS, canonical
 from rankers.protocol import Ranker
 from retrieval.errors import CascadeError, InputError
 from retrieval.frames import QRELS
 from retrieval.letor import check_splits, read_letor
 from retrieval.metrics import Blank
 
+if TYPE_CHECKING:
+    from rankers.blend import BlendMethod
+
 log = logging.getLogger(__name__)
 
-BLENDED = ("regression", "logistic", "lambdamart", "xendcg", "ranknet", "listnet", "lambda_loss", f"listnet{ATTENTION}")
-"""What a blend is made of where fewer than two other rankers were asked for."""
+BLENDED = ("lambdamart", "regression", "hinge", "listmle")
+"""What a blend is made of by default: trees and networks, of each family one. A few that differ beat many alike."""
+BAGS = 3
+"""Fits of each member in a blend: its seed's, and two of far-off seeds."""
+BAG_STRIDE = 1000
 CODE = (
     *code_of("rankers"),
     "pipeline/ltr.py",
@@ -79,6 +85,8 @@ def ltr(
     home: Path,
     seeds: int = 3,
     settings: Mapping[str, Mapping[str, Setting]] | None = None,
+    blended: Sequence[str] = BLENDED,
+    blend_method: "BlendMethod" = "rank",
     dataset: str | None = None,
     blank: Blank = "one",
     track: bool = True,
@@ -86,10 +94,10 @@ def ltr(
 ) -> LtrResult:
     """Train and judge `rankers` (names of `rankers.catalogue`), each with the seeds 0 to `seeds` - 1.
 
-    settings: ranker → settings over the defaults (`pipeline.ltr_settings`). A blend is made of the other rankers of the
-    same seed, or of BLENDED where fewer than two are named. blank: what a query with nothing relevant counts in
-    intervals and tests; means are given under every policy. track: keep it all in MLflow, where the ranker that is best
-    on validation is put forward as champion; where MLflow cannot be written a warning says why.
+    settings: ranker → settings over the defaults (`pipeline.ltr_settings`). blended, blend_method: the members of the
+    ranker `blend`, each fitted BAGS times, and how they are averaged (`rankers.blend`). blank: what a query with
+    nothing relevant counts in intervals and tests; means are given under every policy. track: keep it all in MLflow,
+    where the ranker that is best on validation is put forward as champion; where that fails a warning says why.
 
     Raises InputError for bad files, names, settings and seeds.
     """
@@ -99,12 +107,14 @@ def ltr(
     asked = {canonical(name): dict(given) for name, given in (settings or {}).items()}
     for name, given in asked.items():
         build.check_settings(name, given)
+    members = _names(blended)
+    if BLEND in names and (BLEND in members or len(members) < 2):
+        raise InputError(f"a blend is made of at least two single rankers; found {', '.join(members)}")
     frames = files.read(progress)
     job = _Job(files.fingerprint, frames, asked, Stages(home=home), home / "checkpoints", progress)
     fitted = {name: [job.fitted(name, seed) for seed in range(seeds)] for name in names if name != BLEND}
     if BLEND in names:
-        members = list(fitted) if len(fitted) > 1 else list(dict.fromkeys([*fitted, *BLENDED]))
-        fitted[BLEND] = [job.blend(members, seed) for seed in range(seeds)]
+        fitted[BLEND] = [job.blend(members, blend_method, seed) for seed in range(seeds)]
     result = LtrResult.of(
         {name: fitted[name] for name in names},
         frames["valid"].select(*QRELS),
@@ -156,28 +166,29 @@ class _Job:
         checkpoint.unlink(missing_ok=True)
         return Fitted.read(name, seed, output, settings)
 
-    def blend(self, members: Sequence[str], seed: int) -> Fitted:
-        """The blend of `members` of one seed, fitted on validation."""
-        parts = [self.fitted(name, seed) for name in members]
+    def blend(self, members: Sequence[str], method: "BlendMethod", seed: int) -> Fitted:
+        """The blend of `members`, fitted on validation."""
+        parts = [self.fitted(name, seed + BAG_STRIDE * bag) for name in members for bag in range(BAGS)]
 
         def make(folder: Path) -> None:
             from rankers.blend import fit_blend
 
             self.progress(f"blend seed {seed}", 0, 1)
             start = time.perf_counter()
-            ranker = fit_blend([build.load_ranker(part.ranker) for part in parts], self.frames["valid"])
+            rankers = [build.load_ranker(part.ranker) for part in parts]
+            ranker = fit_blend(rankers, self.frames["valid"], method=method)
             seconds = time.perf_counter() - start + sum(part.train_s for part in parts)
             self._scored(ranker, seconds, folder)
             self.progress(f"blend seed {seed}", 1, 1)
 
         output = self.stages.run(
             BLEND,
-            inputs={"data": self.fingerprint, **{part.name: part.key for part in parts}},
-            settings={"seed": seed},
+            inputs={"data": self.fingerprint, **{f"{part.name} {part.seed}": part.key for part in parts}},
+            settings={"seed": seed, "method": method},
             code=CODE,
             make=make,
         )
-        return Fitted.read(BLEND, seed, output, {"members": list(members)})
+        return Fitted.read(BLEND, seed, output, {"members": list(members), "bags": BAGS, "method": method})
 
     def _scored(self, ranker: Ranker, seconds: float, folder: Path) -> None:
         """Save the ranker, its scores of the validation and test rows, and what each cost."""

@@ -27,12 +27,20 @@ def defaults(name: str, rows: int) -> dict[str, Setting]:
         case "trees":
             return _trees(name, rows)
         case "network":
-            small: dict[str, Setting] = {"batch_queries": 8} if rows < SMALL_ROWS else {}
-            if name.endswith(ATTENTION):
-                small |= {"width": 16} if rows < SMALL_ROWS else {}
-            return {"normalisation": "quantile", **small}
+            return {"normalisation": "quantile", **(_small_network(name) if rows < SMALL_ROWS else {})}
         case _:
             return {}
+
+
+def _small_network(name: str) -> dict[str, Setting]:
+    settings: dict[str, Setting] = {"batch_queries": 8}
+    if name.endswith(ATTENTION):
+        settings["width"] = 16
+    elif name == "lambda_loss":
+        settings |= {"hidden": [256], "weight_decay": 1.0}
+    if name.removesuffix(ATTENTION) == "neural_ndcg":
+        settings["sinkhorn"] = 10
+    return settings
 
 
 def _trees(name: str, rows: int) -> dict[str, Setting]:

@@ -25,7 +25,7 @@ import polars as pl
 
 from pipeline import build
 from pipeline.evaluation import Judged, averaged, compare, judge
-from pipeline.ltr import BLENDED, Files, ltr
+from pipeline.ltr import Files, ltr
 from pipeline.ltr_settings import defaults
 from rankers.catalogue import BLEND, RANKERS
 from retrieval.significance import holm
@@ -193,7 +193,7 @@ def _run(args: argparse.Namespace) -> dict[str, Any]:
     seeds = 1 if args.quick else args.seeds
     names = args.rankers or (QUICK_RANKERS if args.quick else list(RANKERS))
     rivals = args.rivals if args.rivals is not None else (QUICK_RIVALS if args.quick else list(RIVALS))
-    single = list(dict.fromkeys([*(name for name in names if name != BLEND), *(BLENDED if BLEND in names else ())]))
+    single = [name for name in names if name != BLEND] + ([BLEND] if BLEND in names else [])
     with ProcessPoolExecutor(args.jobs, mp_context=get_context("spawn")) as pool:
         fitting = [pool.submit(fit_ours, fold, [name], seeds, args.home) for name in single for fold in folds]
         other = [(name, pool.submit(rival_runs, name, list(folds), seeds)) for name in rivals]

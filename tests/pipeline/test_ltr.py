@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from pipeline.ltr import BLENDED, Files, ltr
+from pipeline.ltr import BAGS, BLENDED, Files, ltr
 from pipeline.ltr_settings import defaults, read_settings
 from rankers.catalogue import RANKERS
 from retrieval.errors import InputError
@@ -17,6 +17,7 @@ from tests.pipeline.test_cli import cascade, refused
 from tests.rankers.synthetic import judged
 
 NAMES = ["regression", "ranknet", "blend"]
+PARTS = ["regression", "ranknet"]
 
 
 def quiet(stage: str, done: int, total: int) -> None:
@@ -55,7 +56,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def result(folder: Path, home: Path):
     settings = {"ranknet": {"epochs": 6}}
-    return ltr(files(folder), NAMES, home=home, seeds=2, settings=settings, track=False, progress=quiet)
+    return ltr(files(folder), NAMES, home=home, seeds=2, settings=settings, blended=PARTS, track=False, progress=quiet)
 
 
 def by_hand(test: pl.DataFrame, scores: pl.DataFrame, exponential: bool, blank: str) -> float:
@@ -101,14 +102,15 @@ def test_the_json_is_strict_and_the_table_fits_eighty_columns(result) -> None:
 
 def test_the_blend_reads_the_others_and_validation_chooses(result) -> None:
     said = json.loads((result.fits["blend"][0].ranker / "ranker.json").read_text())
-    assert said["hyperparameters"]["members"] == ["regression", "ranknet"]
+    assert said["hyperparameters"]["members"] == [name for name in PARTS for _ in range(BAGS)]
+    assert said["hyperparameters"]["method"] == "rank"
     assert result.selected in NAMES
 
 
 def test_the_same_again_is_found_and_another_seed_costs_that_seed(folder: Path, home: Path, result, caplog) -> None:
     caplog.set_level(logging.INFO, "pipeline.stages")
     settings = {"ranknet": {"epochs": 6}}
-    again = ltr(files(folder), NAMES, home=home, seeds=2, settings=settings, track=False, progress=quiet)
+    again = ltr(files(folder), NAMES, home=home, seeds=2, settings=settings, blended=PARTS, track=False, progress=quiet)
     assert again.as_json() == result.as_json()
     assert "made in" not in caplog.text
     ltr(files(folder), ["regression"], home=home, seeds=3, track=False, progress=quiet)
@@ -123,14 +125,18 @@ def test_tracked_the_best_on_validation_is_champion_and_loads_from_the_registry(
     from pipeline.mlflow_database import DATABASE
 
     settings = {"ranknet": {"epochs": 6}}
-    tracked = ltr(files(folder), NAMES, home=home, seeds=2, settings=settings, dataset="tiny", progress=quiet)
+    tracked = ltr(
+        files(folder), NAMES, home=home, seeds=2, settings=settings, blended=PARTS, dataset="tiny", progress=quiet
+    )
     assert tracked.promotion is not None
     assert tracked.promotion.status == "champion"
     uri = f"sqlite:///{home / DATABASE}"
     client = mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
     version = client.get_model_version_by_alias(tracked.promotion.model, "champion")
     assert version.tags["cascade.system"] == tracked.selected
-    again = ltr(files(folder), NAMES, home=home, seeds=2, settings=settings, dataset="tiny", progress=quiet)
+    again = ltr(
+        files(folder), NAMES, home=home, seeds=2, settings=settings, blended=PARTS, dataset="tiny", progress=quiet
+    )
     assert again.promotion is not None
     assert again.promotion.status == "unchanged"
 
@@ -203,6 +209,7 @@ def test_bad_names_settings_and_counts_are_refused(small: Path) -> None:
     assert "seeds must be at least 1" in refused(*command("--seeds", "0"), cwd=small)
     (small / "s.json").write_text('{"ranker": "regression", "settings": {"leaves": 7}}')
     assert "unknown setting 'leaves'" in refused(*command("--settings", "s.json"), cwd=small)
+    assert "at least two single rankers" in refused(*command("--blend", "ranknet", ranker="blend"), cwd=small)
     assert "no such file" in refused(*command("--test", "absent.txt"), cwd=small)
 
 
