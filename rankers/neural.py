@@ -24,8 +24,8 @@ ONE_SLATE = 1
 ALONE_STEPS = 32
 """Nodes on the path from the baseline for a network of smooth units: rows sum to their scores to far below 1e-3."""
 FEWEST_STEPS, MOST_STEPS = 16, 512
-COMPLETE = 1e-4
-"""How far, relative to scores beyond 1, the contributions in a slate may be from summing to them."""
+COMPLETE, FLOAT32 = 3e-4, 1e-5
+"""How far a slate's contributions may be from summing to its scores: at most, or of scores beyond 30, as a share."""
 PATH_CELLS = 1_000_000
 """Bounds the attention weights a head that are held at once."""
 
@@ -180,7 +180,7 @@ def _settled(network: nn.Module, x: Tensor) -> tuple[Floats, Floats]:
         nodes, weights = _path(steps)
         slopes = [_slope(network, some, x.expand_as(some)).numpy() for some in torch.split(_along(nodes, x), chunk)]
         error = np.abs(weights @ np.concatenate(slopes) - rise).max()
-        if error <= COMPLETE * max(1.0, np.abs(rise).max()) or steps >= MOST_STEPS:
+        if error <= max(COMPLETE, FLOAT32 * np.abs(rise).max()) or steps >= MOST_STEPS:
             return nodes, weights
         steps += steps // 2
 
