@@ -5,12 +5,12 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 
 from pipeline import build
 from pipeline.compose import reranked
 from pipeline.mainjob import MainJob, Progress, code_of, fingerprint_of, versions, write_timing
+from pipeline.reasons import reasons_of
 from pipeline.stages import StageOutput
 from rankers.protocol import Ranker
 from retrieval.frames import QRELS
@@ -22,6 +22,7 @@ LEARN_CODE = (
     "pipeline/learn.py",
     "pipeline/build.py",
     "pipeline/compose.py",
+    "pipeline/reasons.py",
     "retrieval/splits.py",
 )
 
@@ -122,10 +123,8 @@ def labelled(features: pl.DataFrame, qrels: pl.DataFrame) -> pl.DataFrame:
 
 
 def importance(ranker: Ranker, features: pl.DataFrame) -> dict[str, float]:
-    """Mean absolute contribution of each feature to the score, over a sample of rows spread over all queries."""
-    step = max(1, features.height // EXPLAINED_ROWS)
-    contributions = np.abs(ranker.explain(features.gather_every(step))[:, :-1]).mean(axis=0)
-    return {name: float(value) for name, value in zip(ranker.feature_names, contributions, strict=True)}
+    """Mean absolute contribution of each feature to the score, over a sample of whole queries."""
+    return reasons_of(ranker, features, rows=EXPLAINED_ROWS).importance()
 
 
 def _rank(ranker: Ranker, features: pl.DataFrame, folder: Path) -> None:
