@@ -108,8 +108,11 @@ def grouping(frame: pl.DataFrame, name: str) -> tuple[Ints, Ints]:
 
     Raises InputError when a (qid, docid) appears twice.
     """
-    keys = check(frame, PAIRS, name).select("qid", "docid")
-    keys = keys.with_row_index("row").sort("qid", "docid", descending=[False, True])
+    keys = check(frame, PAIRS, name).select("qid", "docid").with_row_index("row")
+    if keys["qid"].n_unique() == 1:  # a search's one query is sorted five times as fast without its qid
+        keys = keys.sort("docid", descending=True)
+    else:
+        keys = keys.sort("qid", "docid", descending=[False, True])
     qid, docid = keys["qid"], keys["docid"]
     twice = (qid == qid.shift(1)) & (docid == docid.shift(1))
     if twice.any():
