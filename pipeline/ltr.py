@@ -123,7 +123,7 @@ def ltr(
         fingerprint=files.fingerprint,
         blank=blank,
     )
-    return _tracked(result, frames["valid"], home, progress) if track else result
+    return _tracked(result, frames["test"], home, progress) if track else result
 
 
 @dataclass(frozen=True)
@@ -204,11 +204,11 @@ class _Job:
         (folder / "costs.json").write_text(json.dumps(costs))
 
 
-def _tracked(result: LtrResult, valid: pl.DataFrame, home: Path, progress: Progress) -> LtrResult:
+def _tracked(result: LtrResult, test: pl.DataFrame, home: Path, progress: Progress) -> LtrResult:
     from pipeline.ltr_tracking import track
 
     try:
-        return track(result, valid, home, progress)
+        return track(result, test, home, progress)
     except CascadeError as error:
         log.warning("not in MLflow: %s", error)
         return result

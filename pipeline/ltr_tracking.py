@@ -13,17 +13,17 @@ from pipeline.reasons import reasons_of
 from pipeline.tracking import Extras, Tracker
 
 
-def track(result: LtrResult, valid: pl.DataFrame, home: Path, progress: Progress) -> LtrResult:
+def track(result: LtrResult, test: pl.DataFrame, home: Path, progress: Progress) -> LtrResult:
     """Log `result`, register and promote as the registry's rule says; the result with what became of its ranker.
 
-    The model of a ranker is that of its first seed, and so are the validation figures that decide on it. valid: the
+    The model of a ranker is that of its first seed, and so are the validation figures that decide on it. test: the
     judged FEATURES that its scores are explained on.
     """
     tracker = Tracker(home)
     extras = {}
     for done, (name, fits) in enumerate(result.fits.items()):
         progress("track", done, len(result.fits))
-        extras[name] = _extras(fits[0], valid, result)
+        extras[name] = _extras(fits[0], test, result)
     runs = tracker.log_evaluation(
         result.evaluation, dataset=result.dataset, fingerprint=result.fingerprint, extras=extras
     )
@@ -38,7 +38,7 @@ def track(result: LtrResult, valid: pl.DataFrame, home: Path, progress: Progress
     return replace(result, promotion=promotion)
 
 
-def _extras(fit: Fitted, valid: pl.DataFrame, result: LtrResult) -> Extras:
+def _extras(fit: Fitted, test: pl.DataFrame, result: LtrResult) -> Extras:
     fits = result.fits[fit.name]
     costs = {
         "train_s": fmean(f.train_s for f in fits),
@@ -52,5 +52,5 @@ def _extras(fit: Fitted, valid: pl.DataFrame, result: LtrResult) -> Extras:
         metrics=costs,
         valid=result.valid[fit.name],
         curve=fit.curve(),
-        reasons=reasons_of(build.load_ranker(fit.ranker), valid.drop("relevance")),
+        reasons=reasons_of(build.load_ranker(fit.ranker), test.drop("relevance")),
     )

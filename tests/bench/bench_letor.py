@@ -44,8 +44,8 @@ def block(rows: int, features: int, seed: int) -> list[bytes]:
     return [(form % tuple(row)).encode() for row in values]
 
 
-def write(path: Path, rows: int, features: int, seed: int) -> int:
-    """Write `rows` rows into `path` (gzip where it ends in .gz); the bytes of the text."""
+def write(path: Path, rows: int, features: int, seed: int, first_query: int = 0) -> int:
+    """Write `rows` rows into `path` (gzip where it ends in .gz), queries from `first_query`; the bytes of the text."""
     tails = block(min(rows, BLOCK_ROWS), features, seed)
     labels = [
         b"%d" % label for label in np.random.default_rng(seed).choice(5, len(tails), p=[0.52, 0.32, 0.13, 0.02, 0.01])
@@ -53,7 +53,7 @@ def write(path: Path, rows: int, features: int, seed: int) -> int:
     written = 0
     with gzip.open(path, "wb", compresslevel=1) if path.suffix == ".gz" else path.open("wb") as file:
         for start in range(0, rows, len(tails)):
-            written += _write_block(file, start, labels[: rows - start], tails)
+            written += _write_block(file, first_query * QUERY_ROWS + start, labels[: rows - start], tails)
     return written
 
 
