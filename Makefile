@@ -10,10 +10,10 @@ demo: setup  ## The main job on the documentation of this Python: leaderboard, M
 	$(BIN)/cascade search "how do I read a zip file" --k 3
 
 test: setup-dev lint  ## Everything.
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 quick: setup-dev  ## The fast tests.
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow"
 
 lint: setup-dev
 	$(BIN)/ruff check .
