@@ -130,7 +130,9 @@ def test_refused_with_file_and_line(
 
 
 @pytest.mark.parametrize("reader", [read_run, read_qrels])
-@pytest.mark.parametrize("data", [b"", b" \n\t\n", b"\xef\xbb\xbf", b"\x1f\x8bnot gzip", gzip.compress(GOOD, mtime=0)[:-9]])
+@pytest.mark.parametrize(
+    "data", [b"", b" \n\t\n", b"\xef\xbb\xbf", b"\x1f\x8bnot gzip", gzip.compress(GOOD, mtime=0)[:-9]]
+)
 def test_empty_and_broken_files_are_refused(
     reader: Callable[[Path], pl.DataFrame], data: bytes, tmp_path: Path
 ) -> None:
