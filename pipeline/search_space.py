@@ -1,12 +1,13 @@
 """What `cascade tune` searches: for each kind of ranker the settings that matter, their ranges and their defaults.
 
-The defaults are those of `rankers.trees.fit_trees` and `rankers.training.fit_network` (a test holds them together): the
-first trial of every search is the ranker as it is. Rounds and epochs are in no space: early stopping finds them.
+The defaults are those of `rankers.trees.fit_trees` and `rankers.training.fit_network` (a test holds them together). A
+search starts from those of `cascade ltr` for as many rows (`started_from`): its first trial is the ranker as it is.
+Rounds and epochs are in no space: early stopping finds them.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import TypeAlias
+from dataclasses import asdict, dataclass, replace
+from typing import Any, TypeAlias, cast
 
 from pipeline import build
 from pipeline.durable import fingerprint
@@ -53,6 +54,7 @@ TREES: Space = {
     "feature_fraction": Real(0.2, 1.0, default=0.5, log=False),
     "bagging_fraction": Real(0.4, 1.0, default=0.7, log=False),
     "lambda_l2": Real(0.01, 100.0, default=10.0),
+    "context": OneOf(("none", "zscore", "rank"), default="none"),
 }
 NETWORKS: Space = {
     "learning_rate": Real(3e-4, 2e-2, default=2e-3),
@@ -61,7 +63,7 @@ NETWORKS: Space = {
     "batch_queries": OneOf((8, 16, 32, 64), default=16),
     "normalisation": OneOf(("auto", "zscore", "log", "quantile"), default="auto"),
 }
-MLP: Space = {"hidden": OneOf(([16], [32, 16], [64, 32], [128, 64]), default=[32, 16])}
+MLP: Space = {"hidden": OneOf(([16], [32, 16], [64, 32], [128, 64], [256]), default=[32, 16])}
 SELF_ATTENTION: Space = {
     "width": OneOf((16, 32, 64), default=32),
     "heads": OneOf((1, 2, 4), default=2),
@@ -102,6 +104,15 @@ def space_of(name: str) -> Space:
     if unknown := sorted(set(space) - set(build.ranker_settings(name))):
         raise InputError(f"the search space of {name} has {unknown[0]!r}, which is no setting of it")
     return space
+
+
+def started_from(space: Space, settings: Mapping[str, Setting]) -> tuple[Space, dict[str, Setting]]:
+    """(`space` with the values of `settings` as its defaults, the rest of `settings`, which every trial keeps)."""
+    moved = {
+        name: replace(values, default=cast(Any, settings[name])) if name in settings else values
+        for name, values in space.items()
+    }
+    return moved, {name: value for name, value in settings.items() if name not in space}
 
 
 def defaults(space: Space) -> dict[str, Setting]:

@@ -11,14 +11,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import polars as pl
 
-from pipeline import build
+from pipeline import build, ltr_settings
 from pipeline.cross_validation import Fit, Folds, FoldScore, data_fingerprint
 from pipeline.durable import JSON, fingerprint, write_json, writing
-from pipeline.search_space import Space, space_fingerprint, space_of
+from pipeline.search_space import Space, space_fingerprint, space_of, started_from
 from pipeline.study import FOLDER, Asked, Ended, Study, check_name, open_study
 from rankers.artifact import Setting
 from rankers.catalogue import canonical
@@ -36,13 +36,15 @@ OnTrial = Callable[[str, Ended], None]
 class Tuned:
     """What a search has found so far; `trials` in the order in which they ended.
 
-    blank_queries: those of `queries` with nothing relevant. They teach nothing and count in the value as `blank` says.
+    kept: settings that every trial has. blank_queries: those of `queries` with nothing relevant. They teach nothing and
+    count in the value as `blank` says.
     best: the trial of the highest value. It was chosen by that value, which is therefore optimistic: judge its settings
     on test queries. importance: each setting's share of the value's variance (fANOVA: Hutter et al., ICML 2014).
     """
 
     study: str
     ranker: str
+    kept: Mapping[str, Setting]
     metric: str
     blank: Blank
     folds: int
@@ -63,7 +65,7 @@ class Tuned:
 
     def as_settings(self) -> dict[str, Any]:
         """The best settings, as `cascade ltr --settings` takes them."""
-        return {"ranker": self.ranker, "settings": dict(self.best.settings)}
+        return {"ranker": self.ranker, "settings": {**self.kept, **self.best.settings}}
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -124,7 +126,7 @@ def tune(
     cannot be used.
     """
     ranker = canonical(ranker)
-    space = space_of(ranker)
+    space, kept = started_from(space_of(ranker), ltr_settings.defaults(ranker, train.height))
     parse(metric)
     if trials < 1 or (timeout is not None and timeout <= 0):
         raise InputError(f"trials must be at least 1 and timeout above 0; found {trials} and {timeout}")
@@ -133,6 +135,7 @@ def tune(
         "ranker": ranker,
         "data": data_fingerprint(train, valid),
         "space": space_fingerprint(space),
+        "kept": cast(JSON, kept),
         "folds": folds,
         "seed": seed,
         "metric": metric,
@@ -141,7 +144,7 @@ def tune(
     name = check_name(name or f"{ranker}-{fingerprint(identity, 'study')[:12]}")
     with open_study(home, name, identity) as study, _said_once():
         deadline = None if timeout is None else time.monotonic() + timeout
-        judge = _Judge(split, ranker, fit, metric, blank, deadline, progress)
+        judge = _Judge(split, ranker, kept, fit, metric, blank, deadline, progress)
         ended = _search(study, space, judge, trials, seed, lambda trial: on_trial(name, trial))
         if not any(trial.value is not None for trial in ended):
             raise InputError(f"study {name}: the time was up before a trial ended; the same command goes on from there")
@@ -149,6 +152,7 @@ def tune(
     found = Tuned(
         study=name,
         ranker=ranker,
+        kept=kept,
         metric=metric,
         blank=blank,
         folds=folds,
@@ -175,6 +179,7 @@ class _Judge:
 
     split: Folds
     ranker: str
+    kept: Mapping[str, Setting]
     fit: Fit
     metric: str
     blank: Blank
@@ -190,7 +195,8 @@ class _Judge:
                 continue
             if self.deadline is not None and time.monotonic() > self.deadline:
                 raise _TimeIsUp
-            yield self.split.score(number, self.ranker, settings, fit=self.fit, metric=self.metric, blank=self.blank)
+            tried = {**self.kept, **settings}
+            yield self.split.score(number, self.ranker, tried, fit=self.fit, metric=self.metric, blank=self.blank)
         self.progress("folds of this trial", self.split.number, self.split.number)
 
 

@@ -19,9 +19,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import build
+from pipeline import build, ltr_settings
 from pipeline.cross_validation import Folds, dealt
-from pipeline.search_space import OneOf, defaults, space_fingerprint, space_of
+from pipeline.search_space import OneOf, defaults, space_fingerprint, space_of, started_from
 from pipeline.study import open_study
 from pipeline.tune import Tuned, tune
 from rankers.catalogue import BLEND, RANKERS
@@ -150,7 +150,8 @@ def test_the_value_is_the_mean_over_all_queries_in_the_stated_convention(tmp_pat
 def test_the_first_trial_is_the_ranker_as_it_is_and_the_best_is_no_worse(tmp_path):
     fit = FakeFit()
     found = search(tmp_path, fit, trials=25)
-    assert found.trials[0].settings == defaults(space_of("regression"))
+    as_it_is = ltr_settings.defaults("regression", rows=1000)
+    assert found.trials[0].settings == {**defaults(space_of("regression")), **as_it_is}
     assert found.trials[0].state == "complete"
     assert found.best.value is not None
     assert found.trials[0].value is not None
@@ -359,3 +360,25 @@ def test_a_space_that_changes_is_another_space():
     assert space_fingerprint(space) == space_fingerprint(dict(reversed(space.items())))
     assert space_fingerprint(space) != space_fingerprint({**space, "norm": OneOf((True,), default=True)})
     assert space_fingerprint(space_of("ranknet")) != space_fingerprint(space_of("ranknet+attention"))
+
+
+@pytest.mark.parametrize("name", [name for name in RANKERS if name != BLEND])
+def test_a_search_starts_from_what_ltr_trains_with_and_keeps_what_it_does_not_search(name):
+    given = ltr_settings.defaults(name, rows=1000)
+    space, kept = started_from(space_of(name), given)
+    assert {**defaults(space_of(name)), **kept, **given} == {**defaults(space), **kept}
+    for values in space.values():
+        if isinstance(values, OneOf):
+            assert values.default in values.options
+        else:
+            assert values.low <= values.default <= values.high
+    build.check_settings(name, {**kept, **defaults(space)})
+
+
+def test_settings_that_are_not_searched_reach_every_fit_and_the_file(tmp_path):
+    fit = FakeFit()
+    found = search(tmp_path, fit, ranker="lambdamart", trials=2)
+    kept = {"label_gain": list(range(31))}
+    assert found.kept == kept
+    assert found.as_settings()["settings"] == {**kept, **found.best.settings}
+    assert all(call["settings"]["label_gain"] == kept["label_gain"] for call in fit.calls)
