@@ -137,9 +137,9 @@ class LtrResult:
             f"means over {seeds} seed{'s' if seeds > 1 else ''}; NDCG@10 where such a query counts 1, 0 or nothing; "
             "gain 2^relevance − 1, linear in the last; map and err_10: counts 0; bold: best on validation"
         )
-        table = Table(title=title, caption=caption, box=box.SIMPLE_HEAD, collapse_padding=True)
+        table = Table(title=title, caption=caption, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
         table.add_column("ranker", overflow="fold")
-        for heading in ("one", "zero", "skip", "linear", "map", "err_10", "train s", "µs/doc"):
+        for heading in ("one", "zero", "skip", "linear", "map", "err_10", "fit s", "µs/doc"):
             table.add_column(heading, justify="right", no_wrap=True)
         for system in self.evaluation.systems:
             m, row = system.metrics, self.fits[system.name]
