@@ -23,6 +23,7 @@ ONE_THREAD_ROWS = 500
 """Fewer rows than this are scored sooner by one thread than by waking a team of them. From here on a team halves the
 time where its cores are idle, and doubles it where they are busy; the scores are the same to the bit."""
 METRIC = "ndcg_exp_cut_10"
+TRUNCATION_LEVEL = 30
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ def fit_trees(
     position_regularisation: float = 0.0,
     monotone: Mapping[str, int] | None = None,
     threshold: int = 1,
-    truncation_level: int = 30,
+    truncation_level: int = TRUNCATION_LEVEL,
     norm: bool = True,
     label_gain: Sequence[float] | None = None,
     learning_rate: float = 0.05,
@@ -202,6 +203,8 @@ def _objective(
         raise InputError(f"{name} has no head start: offset_feature is for regression and lambdamart")
     if name != "lambdamart" and (position_column is not None or label_gain is not None):
         raise InputError(f"{name} has no positions and no label gains: they are for lambdamart")
+    if name != "lambdamart" and (truncation_level != TRUNCATION_LEVEL or not norm):
+        raise InputError(f"{name} compares no pairs: truncation_level and norm are for lambdamart")
     if threshold != 1 and name != "logistic":
         raise InputError(f"{name} has no threshold: it is for logistic")
     match name:

@@ -139,6 +139,8 @@ POSITIONED = TRAIN.with_columns(position=pl.lit(1, dtype=pl.Int32))
         ("logistic", {"offset_feature": "bm25"}, "logistic has no head start"),
         ("regression", {"position_column": "position"}, "regression has no positions and no label gains: they are for"),
         ("xendcg", {"label_gain": [0, 1]}, "xendcg has no positions and no label gains"),
+        ("xendcg", {"truncation_level": 5}, "xendcg compares no pairs: truncation_level and norm are for lambdamart"),
+        ("regression", {"norm": False}, "regression compares no pairs"),
         ("lambdamart", {"threshold": 2}, "lambdamart has no threshold: it is for logistic"),
         ("ranknet", {}, "'ranknet' is no ranker of trees; known: regression, logistic, lambdamart, xendcg"),
         ("lambdamart", {"monotone": {"bm52": 1}}, "the monotone constraint names 'bm52', which is not a feature"),
