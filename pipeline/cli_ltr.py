@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline import jobs
+from pipeline.ltr_settings import BLENDED
 from pipeline.terminal import AsJson, Home, out, print_json, progress
 from retrieval.errors import InputError
 
@@ -22,9 +23,7 @@ def ltr(
     settings: Annotated[
         list[Path] | None, typer.Option(help="A ranker's settings, as `cascade tune --out` writes them; repeats.")
     ] = None,
-    blend: Annotated[
-        str, typer.Option(help="What the ranker `blend` is made of, by comma.")
-    ] = "lambdamart,regression,hinge,listmle",
+    blend: Annotated[str, typer.Option(help="What the ranker `blend` is made of, by comma.")] = ",".join(BLENDED),
     blend_method: Annotated[str, typer.Option(help="How: rank, stack, or best on validation.")] = "rank",
     name: Annotated[
         str | None, typer.Option(help="The data set's name in MLflow.", show_default="the test file's folder")

@@ -19,7 +19,7 @@ import polars as pl
 from pipeline import build
 from pipeline.learn import Curve
 from pipeline.ltr_results import Fitted, LtrResult
-from pipeline.ltr_settings import defaults
+from pipeline.ltr_settings import BLENDED, defaults
 from pipeline.mainjob import Progress, code_of, versions
 from pipeline.stages import Stages
 from rankers.artifact import Setting
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-BLENDED = ("lambdamart", "regression", "hinge", "listmle")
-"""What a blend is made of by default: trees and networks, of each family one. A few that differ beat many alike."""
 BAGS = 3
 """Fits of each member in a blend: its seed's, and two of far-off seeds."""
 BAG_STRIDE = 1000

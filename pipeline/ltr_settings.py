@@ -16,6 +16,8 @@ from retrieval.letor_rows import MAX_GRADE
 
 SMALL_ROWS = 20_000
 LARGE_ROWS = 1_000_000
+BLENDED = ("lambdamart", "regression", "hinge", "listmle")
+"""What a blend is made of by default: trees and networks, of each family one. A few that differ beat many alike."""
 
 Settings = Mapping[str, Setting]
 

@@ -8,8 +8,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from pipeline.ltr import BAGS, BLENDED, Files, ltr
-from pipeline.ltr_settings import defaults, read_settings
+from pipeline.ltr import BAGS, Files, ltr
+from pipeline.ltr_settings import BLENDED, defaults, read_settings
 from rankers.catalogue import RANKERS
 from retrieval.errors import InputError
 from retrieval.letor import read_letor, write_letor
